@@ -5,7 +5,7 @@
 //! per line, optionally followed by parameters, loaded at every boot). Only files that ship are listed there.
 //!
 //! Shared by init (early boot), netroot (until the root is up), `devices` (afterwards), `storage` and the image
-//! builder ([`Index`] alone, which does no I/O). One binary also answers to the name `modprobe`, because the
+//! builder ([`Index`] alone, which does no I/O). [`Uevents`] tells of devices that come and go. One binary also answers to the name `modprobe`, because the
 //! kernel asks for file systems and code pages by running `/sbin/modprobe -q -- NAME`.
 //!
 //! Not supported: the binary `*.bin` indexes, `modules.symbols`, `/etc/modprobe.d`, removal of modules.
@@ -16,10 +16,12 @@ mod fnmatch;
 mod index;
 mod load;
 mod modprobe;
+mod uevent;
 
 pub use index::{Index, Softdep, name_of};
 pub use load::{Error, Modules, Report};
 pub use modprobe::modprobe;
+pub use uevent::{Uevent, Uevents};
 
 #[cfg(test)]
 mod tests;

@@ -13,8 +13,8 @@ const ROOTS: [&str; 2] = ["/sysroot", "/"];
 pub fn modprobe(args: impl IntoIterator<Item = OsString>) -> u8 {
     let args: Vec<String> = args.into_iter().filter_map(|arg| arg.into_string().ok()).collect();
     let quiet = args.iter().any(|arg| arg == "-q" || arg == "--quiet");
-    let names = args.iter().filter(|arg| !arg.starts_with('-'));
-    let outcome = open().and_then(|mut modules| names.map(|name| modules.load_request(name)).collect());
+    let mut names = args.iter().filter(|arg| !arg.starts_with('-'));
+    let outcome = open().and_then(|mut modules| names.try_for_each(|name| modules.load_request(name)));
     match outcome {
         Ok(()) => 0,
         Err(error) => {
