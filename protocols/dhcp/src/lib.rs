@@ -17,6 +17,8 @@
 //! Nothing here touches a socket, a clock or a random number generator: time and entropy are arguments.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation))]
 
+pub mod client;
+pub mod frame;
 mod mac;
 mod message;
 mod names;
