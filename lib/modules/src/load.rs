@@ -1,13 +1,13 @@
 //! The acting half: reads the tables and inserts modules.
 
 use std::collections::BTreeSet;
-use std::ffi::{CString, c_uint};
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use nix::kmod::{ModuleInitFlags, finit_module};
+use sys::ModuleFile;
 
 use crate::index::{Index, underscored};
 
@@ -186,15 +186,12 @@ impl Modules {
     }
 }
 
-/// `MODULE_INIT_COMPRESSED_FILE`, include/uapi/linux/module.h: the kernel decompresses.
-const COMPRESSED_FILE: c_uint = 4;
-
 fn insert_file(path: &Path, parameters: &str) -> io::Result<()> {
     let file = File::open(path)?;
     let parameters = CString::new(parameters)?;
     let plain = path.extension().is_some_and(|extension| extension == "ko");
-    let flags = ModuleInitFlags::from_bits_retain(if plain { 0 } else { COMPRESSED_FILE });
-    Ok(finit_module(file.as_fd(), &parameters, flags)?)
+    let kind = if plain { ModuleFile::Plain } else { ModuleFile::Compressed };
+    Ok(sys::finit_module(file.as_fd(), &parameters, kind)?)
 }
 
 /// Every device sits on a bus, so `bus/*/devices/*` names all that can have a driver, in a few directories
