@@ -224,7 +224,9 @@ impl Sequence {
 
     /// The second DHCP exchange of a Pi 3 is done.
     pub fn rediscovered(&mut self) {
-        self.tasks.pop_front_if(|task| task.role == Role::Discover);
+        if self.next() == Next::Discover {
+            self.tasks.pop_front();
+        }
     }
 
     /// The answer to the request last given by [`next`](Self::next).

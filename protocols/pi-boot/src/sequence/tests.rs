@@ -7,8 +7,10 @@ use proptest::prelude::*;
 const SERIAL: u32 = 0x1a2b_3c4d;
 const TREE: &[u8] = b"\xd0\x0d\xfe\xed tree";
 
+type Files<'a> = &'a [(&'a str, &'a [u8])];
+
 /// Boots from `files`; returns what was asked (`!` behind what was missing, `?` behind a probe) and the end.
-fn boot(model: Model, medium: Medium, files: &[(&str, &[u8])]) -> (Vec<String>, Result<Loaded, Halt>) {
+fn boot(model: Model, medium: Medium, files: Files<'_>) -> (Vec<String>, Result<Loaded, Halt>) {
     let files: BTreeMap<&str, &[u8]> = files.iter().copied().collect();
     let facts = Facts { model, serial: SERIAL, tryboot: false, partition: 0 };
     let mut sequence = Sequence::new(facts, medium);
@@ -149,7 +151,7 @@ fn prefix_is_dropped_only_when_both_start_files_are_missing() {
 /// What each missing file of the minimal set does.
 #[test]
 fn every_missing_file_of_the_minimal_set_halts_with_its_name() {
-    let sets: [(Model, &[(&str, &[u8])]); 3] = [
+    let sets: [(Model, Files<'_>); 3] = [
         (
             Model::Pi3BPlus,
             &[
