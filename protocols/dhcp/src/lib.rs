@@ -23,6 +23,7 @@ mod mac;
 mod message;
 mod names;
 mod options;
+pub mod server;
 
 pub use mac::{MacAddr, ParseMacError};
 pub use message::{
