@@ -38,6 +38,11 @@ impl Reporter {
         Self { queue: Some(queue), dropped }
     }
 
+    /// A reporter for a service that init started, else one that goes nowhere.
+    pub fn start_if(supervised: bool, source: &'static str) -> Self {
+        if supervised { Self::start(source) } else { Self::disconnected() }
+    }
+
     /// A reporter that goes nowhere, for a service that runs alone.
     pub fn disconnected() -> Self {
         Self { queue: None, dropped: Arc::default() }
