@@ -4,24 +4,24 @@
 //! head is ready, one after the other as each has its lease, so that the head's numbering agrees with ours. Tasks: one
 //! per machine (see `machine`) and one observer, which asks the head who is ready. All end when the cluster is dropped.
 
-use std::collections::HashMap;
+mod observer;
+
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::head_api::{self, Node};
-use crate::machine::command_line::{Colons, Forward, Hardware, Uplink};
+use crate::machine::command_line::{Forward, Hardware, Uplink};
 use crate::machine::console::Console;
 use crate::machine::{Machine, Order, State, Surroundings, card};
 use crate::preflight::{self, PreflightError};
 use crate::run_dir::{Lock, LockError, RunDir};
 use crate::switch::{Capture, Switch};
+pub use observer::{MachineStatus, Status};
+use observer::{Observer, POLL_BUSY};
 
 /// The most nodes one cluster has: the last byte of a MAC address numbers them, and 1 is the head's.
 pub const MAX_NODES: u8 = 250;
@@ -145,65 +145,13 @@ pub enum StartError {
     },
 }
 
-/// One machine in a status answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MachineStatus {
-    /// `head`, `node-1`, ...
-    pub name: String,
-    /// `ready`, or what it is doing: our own word, or the head's while a system runs.
-    pub state: String,
-    /// In words.
-    pub detail: String,
-    /// From power or reset to ready.
-    pub ready_s: Option<f64>,
-    /// On the cluster network.
-    pub address: Option<String>,
-    /// `nbd` or `card`.
-    pub root: Option<String>,
-    /// The image's sha256.
-    pub image: Option<String>,
-    /// On the cluster network.
-    pub mac: String,
-    /// 8 hex digits.
-    pub serial: String,
-    /// Whether the cluster cable is whole.
-    pub is_linked: bool,
-    /// As the head named the board, when that is not `name`.
-    pub head_calls_it: Option<String>,
-    /// Will not become ready by itself.
-    pub is_stuck: bool,
-}
-
-/// A whole cluster in a status answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Status {
-    /// The supervisor's.
-    pub pid: u32,
-    /// Port of 127.0.0.1 for what the cluster serves.
-    pub http: u16,
-    /// Port of 127.0.0.1 for dashboard and API.
-    pub dashboard: u16,
-    /// Head first.
-    pub machines: Vec<MachineStatus>,
-}
-
-impl Status {
-    /// Whether every machine is ready.
-    pub fn is_ready(&self) -> bool {
-        self.machines.iter().all(|machine| machine.state == "ready")
-    }
-
-    /// A machine that will not become ready.
-    pub fn stuck(&self) -> Option<&MachineStatus> {
-        self.machines.iter().find(|machine| machine.is_stuck)
-    }
-}
+/// What a cluster is made of before there is power: what machines share, the machines, and what is worth saying.
+type Assembled = (Arc<Surroundings>, Vec<Machine>, Vec<String>);
 
 /// A cluster. Dropping it pulls all cords.
 #[derive(Debug)]
 pub struct Cluster {
     machines: Arc<Vec<Machine>>,
-    observed: Arc<Mutex<Observed>>,
     observer: Observer,
     surroundings: Arc<Surroundings>,
     settings: Settings,
@@ -226,10 +174,8 @@ impl Cluster {
         match Self::assemble(&settings, run_dir, lock.was_stale) {
             Ok((surroundings, machines, remarks)) => {
                 let machines = Arc::new(machines);
-                let observed = Arc::new(Mutex::new(Observed::default()));
-                let observer = tokio::spawn(observe(machines.clone(), observed.clone(), settings.dashboard));
-                let observer = Observer(observer.abort_handle());
-                Ok(Self { machines, observed, observer, surroundings, settings, lock, remarks })
+                let observer = Observer::start(machines.clone(), settings.dashboard);
+                Ok(Self { machines, observer, surroundings, settings, lock, remarks })
             }
             Err(error) => {
                 lock.release();
@@ -239,11 +185,7 @@ impl Cluster {
     }
 
     /// Checks, and builds everything without power.
-    fn assemble(
-        settings: &Settings,
-        run_dir: RunDir,
-        was_stale: bool,
-    ) -> Result<(Arc<Surroundings>, Vec<Machine>, Vec<String>), StartError> {
+    fn assemble(settings: &Settings, run_dir: RunDir, was_stale: bool) -> Result<Assembled, StartError> {
         preflight::check(settings)?;
         let mut remarks = Vec::new();
         if was_stale {
@@ -288,12 +230,11 @@ impl Cluster {
 
     /// How everything is now.
     pub fn status(&self) -> Status {
-        let observed = lock(&self.observed);
         Status {
             pid: std::process::id(),
             http: self.settings.http,
             dashboard: self.settings.dashboard,
-            machines: self.machines.iter().map(|machine| observed.status(machine)).collect(),
+            machines: self.observer.look(&self.machines),
         }
     }
 
@@ -310,7 +251,7 @@ impl Cluster {
     /// Shuts all machines down as an operator would: power buttons of the nodes, then the head's, and the cord of
     /// whichever does not switch itself off in time. `report` gets a line for each.
     pub async fn shut_down(&self, mut report: impl FnMut(String)) {
-        self.observer.0.abort();
+        self.observer.stop();
         let (head, nodes): (Vec<_>, Vec<_>) =
             self.machines.iter().partition(|machine| machine.hardware.has_card);
         for group in [nodes, head] {
@@ -333,7 +274,7 @@ impl Cluster {
 
     /// Pulls all cords, tidies the run directory up and gives it back.
     pub async fn end(self) {
-        self.observer.0.abort();
+        self.observer.stop();
         for machine in self.machines.iter() {
             // The only error is that the machine is gone.
             let _ = machine.order(Order::Off).await;
@@ -355,20 +296,6 @@ impl Cluster {
 fn at(path: &Path) -> impl FnOnce(io::Error) -> StartError + use<> {
     let path = path.to_owned();
     move |source| StartError::Files { path, source }
-}
-
-/// Ends the task that asks the head, and with it the last hold on the machines.
-#[derive(Debug)]
-struct Observer(AbortHandle);
-
-impl Drop for Observer {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-fn lock(observed: &Mutex<Observed>) -> MutexGuard<'_, Observed> {
-    observed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Presses a machine's button, waits, and says in a line how it went.
@@ -423,122 +350,4 @@ fn plug_in(settings: &Settings, hardware: Hardware, surroundings: &Arc<Surroundi
     switch.listen(port, UnixListener::bind(socket)?);
     let console = Console::create(&folder.join("console.log"))?;
     Ok(Machine::start(hardware, port, console, surroundings.clone()))
-}
-
-/// What the head says, and since when.
-#[derive(Debug, Default)]
-struct Observed {
-    nodes: Vec<Node>,
-    /// Whether the head answered the last time it was asked.
-    answers: bool,
-    /// By machine name: which boot became ready, and how long that took.
-    ready: HashMap<String, (u64, Duration)>,
-}
-
-impl Observed {
-    fn node(&self, machine: &Machine) -> Option<&Node> {
-        let mac = Colons(machine.hardware.mac).to_string();
-        self.nodes.iter().find(|node| node.mac.eq_ignore_ascii_case(&mac))
-    }
-
-    /// A head that has no row of its own is ready when it answers.
-    fn is_ready(&self, machine: &Machine) -> bool {
-        let is_running = machine.snapshot().state == State::Running;
-        let without_row = self.answers && machine.hardware.has_card;
-        is_running && self.node(machine).map_or(without_row, |node| node.state == "ready")
-    }
-
-    fn note(&mut self, machines: &[Machine]) {
-        for machine in machines.iter().filter(|machine| self.is_ready(machine)).collect::<Vec<_>>() {
-            let snapshot = machine.snapshot();
-            let known =
-                self.ready.get(&machine.hardware.name).is_some_and(|(boot, _)| *boot == snapshot.boots);
-            if let Some(started) = snapshot.started
-                && !known
-            {
-                self.ready.insert(machine.hardware.name.clone(), (snapshot.boots, started.elapsed()));
-            }
-        }
-    }
-
-    fn status(&self, machine: &Machine) -> MachineStatus {
-        let snapshot = machine.snapshot();
-        let node = self.node(machine);
-        let hardware = &machine.hardware;
-        let is_running = snapshot.state == State::Running;
-        let state = match (snapshot.state, node) {
-            (State::Off, _) => "off",
-            (State::Firmware, _) => "firmware",
-            (State::Failed, _) => "failed",
-            (State::Running, _) if self.is_ready(machine) => "ready",
-            (State::Running, Some(node)) if !node.state.is_empty() && !hardware.has_card => {
-                node.state.as_str()
-            }
-            (State::Running, _) => "starting",
-        };
-        let ready = self.ready.get(&hardware.name).filter(|(boot, _)| *boot == snapshot.boots && is_running);
-        let detail = if is_running { machine.console.last_line() } else { snapshot.detail };
-        MachineStatus {
-            name: hardware.name.clone(),
-            state: state.to_owned(),
-            detail,
-            ready_s: ready.map(|(_, duration)| duration.as_secs_f64()),
-            address: node.and_then(|node| node.address.clone()),
-            root: node.and_then(|node| node.root.clone()),
-            image: node.and_then(|node| node.image.clone()).or(snapshot.image),
-            mac: Colons(hardware.mac).to_string(),
-            serial: format!("{:08x}", hardware.serial),
-            is_linked: snapshot.is_linked,
-            head_calls_it: node.map(|node| node.name.clone()).filter(|name| *name != hardware.name),
-            is_stuck: snapshot.state == State::Failed && hardware.has_card,
-        }
-    }
-}
-
-/// Between two questions to the head while something is starting.
-const POLL_BUSY: Duration = Duration::from_millis(150);
-
-/// Between two questions when all is well: seldom enough not to be seen in a guest's processor time.
-const POLL_IDLE: Duration = Duration::from_secs(1);
-
-/// A head that is still starting swallows the question; the next one shall not wait long for that.
-const FIRST_ANSWER_LIMIT: Duration = Duration::from_millis(500);
-
-/// A busy head is slow under emulation.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-
-/// How long the next node waits for the one before to be known to the head.
-const TURN_LIMIT: Duration = Duration::from_secs(5);
-
-/// Gives power to the head, and to each node in turn, and keeps asking the head how they are.
-async fn observe(machines: Arc<Vec<Machine>>, observed: Arc<Mutex<Observed>>, dashboard: u16) {
-    let mut waiting = machines.iter();
-    let mut current: Option<(&Machine, Instant)> = None;
-    loop {
-        let may_go_on = current.is_none_or(|(machine, since)| {
-            let observed = lock(&observed);
-            match machine.hardware.has_card {
-                true => observed.is_ready(machine),
-                false => observed.node(machine).is_some() || since.elapsed() > TURN_LIMIT,
-            }
-        });
-        if may_go_on && let Some(machine) = waiting.next() {
-            // An error means that the cluster is ending, and so is this task.
-            let _ = machine.order(Order::On).await;
-            current = Some((machine, Instant::now()));
-        }
-        let answers = lock(&observed).answers;
-        let limit = if answers { ANSWER_LIMIT } else { FIRST_ANSWER_LIMIT };
-        let answer = timeout(limit, head_api::nodes(dashboard)).await;
-        let all_ready = {
-            let mut observed = lock(&observed);
-            observed.answers = matches!(answer, Ok(Ok(_)));
-            if let Ok(Ok(nodes)) = answer {
-                observed.nodes = nodes;
-            }
-            observed.note(&machines);
-            machines.iter().all(|machine| observed.is_ready(machine))
-        };
-        sleep(if all_ready { POLL_IDLE } else { POLL_BUSY }).await;
-    }
 }
