@@ -8,10 +8,12 @@
 //! The image is opened for reading only. It may hold anything: what is read is bounded in bytes and in steps, and the
 //! FAT crate, which computes with the image's numbers, is kept in a cage.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Instant;
 
 use fatfs::{FileSystem, FsOptions};
@@ -137,7 +139,7 @@ pub fn boot_from_card(image: &Path, board: &Board, tryboot: bool) -> Result<Boot
     }
     let facts = Facts { partition: volume.number, ..facts };
     let medium = Medium::Card { tryboot_file: tryboot && !autoboot.tryboot_a_b };
-    load(&volume, Sequence::new(facts, medium))
+    load(volume, Sequence::new(facts, medium))
 }
 
 /// Walks through the boot with the files of one partition.
@@ -266,13 +268,14 @@ type Directory<'a> = fatfs::Dir<'a, Partition>;
 impl Volume {
     /// Whether there is such a file; a directory is none.
     fn has(&self, name: &str) -> Result<bool, CardError> {
-        self.inside(name, |root| open(root, name).map(|file| file.is_some()))
+        self.inside(name, |root, _| open(root, name).map(|file| file.is_some()))
     }
 
     /// A whole file of at most `limit` bytes; `None` if there is none.
     fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, CardError> {
-        let content = self.inside(name, |root| {
+        let content = self.inside(name, |root, reads_left| {
             let Some(file) = open(root, name)? else { return Ok(None) };
+            reads_left.set(FILE_READS_MAX);
             let mut content = Vec::new();
             file.take(limit.saturating_add(1)).read_to_end(&mut content)?;
             Ok(Some(content))
@@ -288,13 +291,14 @@ impl Volume {
     fn inside<T>(
         &self,
         name: &str,
-        act: impl FnOnce(Directory<'_>) -> io::Result<T>,
+        act: impl FnOnce(Directory<'_>, &Cell<u32>) -> io::Result<T>,
     ) -> Result<T, CardError> {
         let attempt = || {
-            let bounded = Bounded { file: File::open(&self.path)?, reads_left: READS_MAX };
+            let reads_left = Rc::new(Cell::new(LOOK_UP_READS_MAX));
+            let bounded = Bounded { file: File::open(&self.path)?, reads_left: reads_left.clone() };
             let slice = StreamSlice::new(bounded, self.start, self.end)?;
             let file_system = FileSystem::new(BufStream::new(slice), FsOptions::new())?;
-            act(file_system.root_dir())
+            act(file_system.root_dir(), &reads_left)
         };
         // The FAT crate panics on some damaged file systems (arithmetic with their numbers). Nothing outlives it here.
         let result = catch_unwind(AssertUnwindSafe(attempt))
@@ -317,22 +321,23 @@ fn open<'a>(root: Directory<'a>, name: &str) -> io::Result<Option<fatfs::File<'a
     }
 }
 
-/// Reads of one look-up and one file: enough for the largest file in pieces of [`BufStream`]'s 512 bytes, with its
-/// chain; and the end of a directory whose chain is a circle.
-const READS_MAX: u32 = 4 << 20;
+/// Reads to find one file: thousands of directory entries, and the end of a directory whose chain is a circle.
+const LOOK_UP_READS_MAX: u32 = 64 << 10;
+
+/// Reads of one file: the largest there may be, in clusters of 512 bytes, each with its link of the chain.
+const FILE_READS_MAX: u32 = 4 << 20;
 
 /// An image that cannot be written, and cannot be read for ever.
 struct Bounded {
     file: File,
-    reads_left: u32,
+    reads_left: Rc<Cell<u32>>,
 }
 
 impl Read for Bounded {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.reads_left = self
-            .reads_left
-            .checked_sub(1)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the file system has no end"))?;
+        let left = self.reads_left.get().checked_sub(1);
+        let endless = || io::Error::new(io::ErrorKind::InvalidData, "the file system has no end");
+        self.reads_left.set(left.ok_or_else(endless)?);
         self.file.read(buffer)
     }
 }

@@ -75,7 +75,7 @@ impl Lease {
     }
 }
 
-/// One exchange. `Err(Ok(..))` does not exist: a pulled cable is the outer error.
+/// One exchange. The inner error is the server's silence or fault, the outer one a pulled cable.
 pub(super) async fn acquire(
     wire: &mut Wire<'_>,
     board: &Board,

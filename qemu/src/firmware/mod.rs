@@ -15,6 +15,8 @@ mod kernel;
 mod lease;
 mod network;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod transfer;
 mod wire;
