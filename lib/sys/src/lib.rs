@@ -20,5 +20,5 @@ pub use capability::{drop_bounding_capability, raise_ambient_capability, set_cap
 pub use module::{ModuleFile, finit_module};
 pub use neighbour::set_neighbour;
 pub use power::restart_with_argument;
-pub use process::{Fork, exit_immediately, fork, fork_into_cgroup};
+pub use process::{End, Fork, exit_immediately, fork, fork_into_cgroup, reap};
 pub use watchdog::set_watchdog_timeout;

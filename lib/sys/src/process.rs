@@ -68,6 +68,31 @@ pub fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> nix::Result<Fork> {
     side(answer)
 }
 
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With this status.
+    Exit(c_int),
+    /// By this signal, real-time ones included (which `nix::sys::wait` has no name for, and loses the child).
+    Signal(c_int),
+}
+
+/// Takes note of one child of this process that has ended, any child, without waiting.
+///
+/// # Errors
+/// `ECHILD` when there are no children at all.
+pub fn reap() -> nix::Result<Option<(pid_t, End)>> {
+    let mut status = 0;
+    // SAFETY: the kernel writes one int that outlives the call.
+    let answer = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+    let pid = nix::errno::Errno::result(answer)?;
+    let end = match libc::WIFEXITED(status) {
+        true => End::Exit(libc::WEXITSTATUS(status)),
+        false => End::Signal(libc::WTERMSIG(status)),
+    };
+    Ok((pid != 0).then_some((pid, end)))
+}
+
 /// _exit(2): ends the process without running anything of its parent's at-exit work.
 pub fn exit_immediately(code: c_int) -> ! {
     // SAFETY: takes an integer, does not return.
@@ -85,19 +110,45 @@ fn side(answer: libc::c_long) -> nix::Result<Fork> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::sys::wait::{WaitStatus, waitpid};
-    use nix::unistd::Pid;
     use std::os::fd::AsFd;
 
+    // One test for both, because `reap` takes any child, those of other tests as well.
     #[test]
-    fn the_parent_learns_the_childs_exit_code() {
-        match fork().expect("fork") {
-            Fork::Child => exit_immediately(7),
-            Fork::Parent(pid) => {
-                let pid = Pid::from_raw(pid);
-                assert_eq!(waitpid(pid, None), Ok(WaitStatus::Exited(pid, 7)));
+    fn the_parent_learns_how_each_child_ended() {
+        let child = |work: fn()| match fork().expect("fork") {
+            Fork::Child => {
+                work();
+                exit_immediately(7)
+            }
+            Fork::Parent(pid) => pid,
+        };
+        let real_time = libc::SIGRTMIN() + 3;
+        let (first, second) =
+            (child(|| ()), child(|| std::thread::sleep(std::time::Duration::from_secs(60))));
+        assert_eq!(waited(), (first, End::Exit(7)));
+        // nix has no name for this signal either.
+        std::process::Command::new("kill")
+            .args([format!("-{real_time}"), second.to_string()])
+            .status()
+            .expect("kill");
+        loop {
+            // kill(1) itself is reaped by its Command, or by us if we are quicker.
+            let (pid, end) = waited();
+            if pid == second {
+                assert_eq!(end, End::Signal(real_time));
+                return;
             }
         }
+    }
+
+    fn waited() -> (pid_t, End) {
+        for _ in 0..1000 {
+            if let Ok(Some(child)) = reap() {
+                return child;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("no child ended in ten seconds")
     }
 
     #[test]
