@@ -5,8 +5,9 @@
 //! * no `TIMEOUT`. With one, a request that takes longer breaks a good connection (a head under the boot storm of its
 //!   whole cluster), and one sent on a connection that then died is repeated only when its time is over, however soon
 //!   the next connection is there. Without one `nbd_xmit_timeout` merely looks at a request each time the queue's
-//!   `io_timeout` has passed, and repeats it if the connection it went out on has been replaced. So
-//!   `io_timeout` is set to half a second (the block layer's timer ticks once in a second or so);
+//!   `io_timeout` has passed, and repeats it if the connection it went out on has been replaced. So `io_timeout`
+//!   is set to 200 ms; the block layer adds about a second of its own (`blk_round_jiffies`). The price is a line
+//!   "Possible stuck request" in the kernel's log per look;
 //! * `DEAD_CONN_TIMEOUT` of ten years: I/O waits for the keeper, never fails;
 //! * `BACKEND_IDENTIFIER`, the image id: the kernel refuses to be reconnected to something else;
 //! * no client flags: the device outlives this process.
@@ -56,7 +57,7 @@ const NESTED: u16 = 0x8000;
 
 /// Longer than a board stays powered on; far from overflowing the kernel's jiffies.
 const DEAD_CONN_TIMEOUT_S: u64 = 10 * 365 * 24 * 3600;
-const IO_TIMEOUT_MS: &str = "500";
+const IO_TIMEOUT_MS: &str = "200";
 
 impl Device {
     /// Finds the driver, which must be loaded. `backend` names what the device holds.

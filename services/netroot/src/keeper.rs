@@ -73,9 +73,9 @@ enum State {
 
 /// A server that was killed is back within 100 ms when its supervisor is quick.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
-/// One try a second of 750 boards is nothing for a server that is up again, and I/O is back within two: the kernel
-/// repeats requests in flight once a second.
-const LAST_DELAY: Duration = Duration::from_secs(1);
+/// Two tries a second of 750 boards are nothing for a head that is up again, and I/O is back within two seconds: the
+/// kernel takes up to 1.3 of them to repeat the requests in flight.
+const LAST_DELAY: Duration = Duration::from_millis(500);
 /// A connection that lived shorter counts as another failure, so that a server that accepts and drops is
 /// not dialled in a tight loop.
 const STABLE: Duration = Duration::from_secs(5);

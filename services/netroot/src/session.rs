@@ -39,8 +39,9 @@ pub enum DialError {
     Handshake(#[from] HandshakeError),
 }
 
-/// A SYN lost while the server boots is repeated after one second and has another to be answered.
-const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// On a local network the answer takes a millisecond; a SYN that was lost while the server boots would be repeated only
+/// after a second, and a new try is as good.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// Four small messages; ten seconds are for a server that has all boards of a chassis at its door.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Data without acknowledgement for so long means that the server is gone: 200 ms is the shortest retransmission

@@ -92,18 +92,18 @@ fn a_server_that_is_not_there_yet_is_waited_for_with_a_bounded_pace() {
     let mut world = World::new(&[(60_000, 100_000, SIZE)]);
     world.keeper.receive(Input::Start, world.now);
     world.run(70_000);
-    assert_eq!(world.dials[..6], [0, 100, 300, 700, 1500, 2500]);
-    assert!(world.dials.len() < 70, "at most one a second: {}", world.dials.len());
+    assert_eq!(world.dials[..6], [0, 100, 300, 700, 1200, 1700]);
+    assert!(world.dials.len() < 130, "at most two a second: {}", world.dials.len());
     assert!(world.attached.is_some());
     assert!(matches!(world.news.as_slice(), [(_, News::Up { .. })]), "{:?}", world.news);
 }
 
 #[test]
-fn a_killed_server_is_dialled_at_once_and_i_o_resumes_within_a_second_of_its_return() {
+fn a_killed_server_is_dialled_at_once_and_is_attached_again_within_half_a_second_of_its_return() {
     for outage in [50, 150, 1_000, 4_321, 30_000, 3_600_000] {
         let mut world = World::new(&[(0, 10_000, SIZE), (10_000 + outage, u64::MAX >> 1, SIZE)]);
         world.keeper.receive(Input::Start, world.now);
-        world.run(10_000 + outage + 1_000);
+        world.run(10_000 + outage + 500);
         assert!(world.attached.is_some(), "outage of {outage} ms");
         assert!(world.dials.contains(&10_000), "dialled in the instant of the loss");
         let Some((at, News::Up { after, .. })) = world.news.last() else { panic!("{:?}", world.news) };
@@ -129,7 +129,7 @@ fn a_server_that_accepts_and_drops_is_not_dialled_in_a_tight_loop() {
     let mut world = World::new(&flapping);
     world.keeper.receive(Input::Start, world.now);
     world.run(60_000);
-    assert!(world.dials.len() <= 66, "{} dials in a minute", world.dials.len());
+    assert!(world.dials.len() <= 126, "{} dials in a minute", world.dials.len());
 }
 
 #[test]
