@@ -5,6 +5,8 @@
 //! per machine (see `machine`) and one observer, which asks the head who is ready. All end when the cluster is dropped.
 
 mod observer;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -137,3 +137,70 @@ impl fmt::Display for Colons {
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head() -> Hardware {
+        let forwards = vec![Forward { host: 8080, guest: 80 }, Forward { host: 8081, guest: 8081 }];
+        Hardware {
+            name: "head".into(),
+            mac: [0xdc, 0xa6, 0x32, 0, 0, 1],
+            serial: 0x1000_0000,
+            memory_mib: 256,
+            processors: 1,
+            has_card: true,
+            uplink: Some(Uplink { mac: [0x52, 0x54, 0, 0, 0, 1], forwards }),
+        }
+    }
+
+    const BOOT: Boot<'_> = Boot { has_initramfs: true, command_line: "quiet x=1,2" };
+
+    #[test]
+    fn every_device_has_its_own_slot_and_the_cluster_network_the_first() {
+        let arguments = arguments(&head(), &BOOT);
+        let devices: Vec<_> = arguments.iter().filter(|argument| argument.contains(",addr=")).collect();
+        let mut slots: Vec<u32> =
+            devices.iter().map(|device| device.rsplit_once(",addr=").unwrap().1.parse().unwrap()).collect();
+        assert_eq!(slots.len(), 5, "{devices:?}");
+        let first = devices.iter().find(|device| device.ends_with(",addr=1")).unwrap();
+        assert!(first.contains("netdev=cluster") && first.contains("dc:a6:32:00:00:01"), "{first}");
+        slots.sort_unstable();
+        slots.dedup();
+        assert_eq!(slots.len(), 5);
+    }
+
+    #[test]
+    fn forwards_listen_on_the_loopback_only() {
+        let arguments = arguments(&head(), &BOOT);
+        let user = arguments.iter().find(|argument| argument.starts_with("user,")).unwrap();
+        let expected =
+            "user,id=uplink,ipv6=off,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=tcp:127.0.0.1:8081-:8081";
+        assert_eq!(user, expected);
+    }
+
+    #[test]
+    fn a_node_has_neither_card_nor_uplink() {
+        let node = Hardware { name: "node-1".into(), has_card: false, uplink: None, ..head() };
+        let text = arguments(&node, &BOOT).join(" ");
+        assert!(!text.contains("drive") && !text.contains("virtio-blk") && !text.contains("user,"), "{text}");
+    }
+
+    #[test]
+    fn the_command_line_is_handed_over_as_it_is() {
+        let arguments = arguments(&head(), &BOOT);
+        let position = arguments.iter().position(|argument| argument == "-append").unwrap();
+        assert_eq!(arguments[position + 1], "quiet x=1,2");
+        let without = super::arguments(&head(), &Boot { has_initramfs: false, ..BOOT });
+        assert!(!without.contains(&"-initrd".to_owned()));
+    }
+
+    #[test]
+    fn a_forward_is_two_ports() {
+        assert_eq!("2222:22".parse::<Forward>().ok(), Some(Forward { host: 2222, guest: 22 }));
+        for bad in ["", "22", "0:22", "22:0", "70000:1", "a:b", "1:2:3"] {
+            assert!(bad.parse::<Forward>().is_err(), "{bad:?}");
+        }
+    }
+}

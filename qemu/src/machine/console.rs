@@ -54,7 +54,14 @@ impl Console {
     pub fn note(&self, text: &str) {
         let mut log = self.lock();
         let start = if log.is_at_line_start { "" } else { "\r\n" };
-        log.write(format!("{start}-- {text}\r\n").as_bytes());
+        log.append(format!("{start}-- {text}\r\n").as_bytes());
+    }
+
+    /// Forgets the last line: what the boot before said is not about this one.
+    pub fn forget(&self) {
+        let mut log = self.lock();
+        log.line.clear();
+        log.last.clear();
     }
 
     /// Writes what a serial port says until it closes.
@@ -69,7 +76,7 @@ impl Console {
         }
     }
 
-    /// The last line that said something, without control characters.
+    /// The last line of the machine's own that said something, without control characters.
     pub fn last_line(&self) -> String {
         self.lock().last.clone()
     }
@@ -81,19 +88,23 @@ impl Console {
 
 impl Log {
     fn write(&mut self, bytes: &[u8]) {
-        if self.written > LOG_LIMIT_BYTES {
-            self.rotate();
-        }
-        // A full disk loses console text, not machines.
-        if self.file.write_all(bytes).is_ok() {
-            self.written += bytes.len() as u64;
-        }
+        self.append(bytes);
         for byte in bytes {
             match byte {
                 b'\n' => self.end_line(),
                 _ if self.line.len() < LAST_LINE_BYTES => self.line.push(*byte),
                 _ => {}
             }
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        if self.written > LOG_LIMIT_BYTES {
+            self.rotate();
+        }
+        // A full disk loses console text, not machines.
+        if self.file.write_all(bytes).is_ok() {
+            self.written += bytes.len() as u64;
         }
         self.is_at_line_start = bytes.last() == Some(&b'\n');
     }
@@ -115,5 +126,34 @@ impl Log {
             self.file = file;
         }
         self.written = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_line_is_the_machines_and_free_of_control_characters() {
+        let folder = tempfile::tempdir().unwrap();
+        let console = Console::create(&folder.path().join("console.log")).unwrap();
+        console.pump(&b"first\r\n\x1b[31msecond\x07\r\n\r\nunfinished"[..]).await;
+        console.note("ours");
+        assert_eq!(console.last_line(), "[31msecond");
+        let log = fs::read_to_string(folder.path().join("console.log")).unwrap();
+        assert!(log.ends_with("unfinished\r\n-- ours\r\n"), "{log:?}");
+        console.forget();
+        assert_eq!(console.last_line(), "");
+    }
+
+    #[tokio::test]
+    async fn an_endless_line_costs_bounded_memory_and_the_log_bounded_space() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("console.log");
+        let console = Console::create(&path).unwrap();
+        console.pump(tokio::io::repeat(b'x').take(3 * LOG_LIMIT_BYTES)).await;
+        assert!(console.lock().line.len() <= LAST_LINE_BYTES);
+        let sizes = ["log", "log.1"].map(|name| fs::metadata(path.with_extension(name)).unwrap().len());
+        assert!(sizes.iter().all(|size| *size <= LOG_LIMIT_BYTES + 4096), "{sizes:?}");
     }
 }

@@ -358,6 +358,7 @@ impl Keeper {
 
     /// A new boot begins, by power or by reset.
     fn begin(&self, why: &str) {
+        self.console.forget();
         self.console.note(why);
         self.update(|now| {
             now.started = Some(Instant::now());

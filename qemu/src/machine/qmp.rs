@@ -128,3 +128,53 @@ async fn read_events(
     }
     reason
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncBufReadExt;
+
+    use super::*;
+
+    /// Answers each command with the next of the lines given.
+    async fn scripted(socket: UnixStream, script: &'static [&'static str]) {
+        let (read, mut write) = socket.into_split();
+        let mut commands = BufReader::new(read).lines();
+        write.write_all(b"{\"QMP\": {}}\r\n").await.unwrap();
+        for line in script {
+            commands.next_line().await.unwrap();
+            write.write_all(format!("{line}\r\n").as_bytes()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn events_between_answers_are_told_apart_and_the_last_reason_is_kept() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let script: &[&str] = &[
+            "{\"return\": {}, \"id\": 1}",
+            "{\"event\": \"WATCHDOG\", \"data\": {\"action\": \"reset\"}}\n{\"return\": 7, \"id\": 2}",
+            "{\"id\": 3, \"error\": {\"class\": \"GenericError\", \"desc\": \"no such thing\"}}",
+            "junk\n{\"event\": \"SHUTDOWN\", \"data\": {\"guest\": true, \"reason\": \"guest-reset\"}}",
+        ];
+        let peer = tokio::spawn(scripted(theirs, script));
+        let (note, mut notes) = mpsc::unbounded_channel();
+        let mut qmp = Qmp::start(ours, move |text| note.send(text).unwrap()).await.unwrap();
+        assert_eq!(qmp.execute("first", Value::Null).await.unwrap(), 7);
+        assert!(notes.recv().await.unwrap().contains("watchdog"));
+        let refused = qmp.execute("second", json!({})).await.unwrap_err();
+        assert!(matches!(&refused, QmpError::Refused { command: "second", .. }), "{refused}");
+        assert!(matches!(qmp.execute("third", Value::Null).await, Err(QmpError::Connection(_))));
+        peer.await.unwrap();
+        assert_eq!(qmp.closed().await.as_deref(), Some("guest-reset"));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_only_talks_is_cut_off_at_the_line_limit() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let start = tokio::spawn(Qmp::start(ours, |_| {}));
+        let chunk = vec![b'x'; LINE_LIMIT_BYTES as usize + 1];
+        // The reader hangs up somewhere in between.
+        let _ = theirs.write_all(&chunk).await;
+        drop(theirs);
+        assert!(start.await.unwrap().is_err());
+    }
+}
