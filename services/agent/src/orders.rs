@@ -66,7 +66,11 @@ async fn carry_out(head: SocketAddr, machine: &Machine, order: Order) {
     if before {
         report(head, Outcome { id: order.id, ok: true, text: "going down\n".to_owned() }).await;
     }
+    let is_check = matches!(order.action, Action::Check { .. });
     let result = perform(head, machine, order.action).await;
+    if is_check {
+        tracing::info!(ok = result.is_ok(), "check finished");
+    }
     if !before {
         let (ok, text) = match result {
             Ok(text) => (true, text),
