@@ -163,6 +163,16 @@ impl Transfer {
         self.retransmit_at = now + self.timer.interval(self.silences);
     }
 
+    /// The client's port is closed (ICMP says so): nobody will ever answer.
+    pub fn unreachable(&mut self) {
+        if self.state() != State::Running {
+            return;
+        }
+        // A client that has all blocks and closes its port before our repetition of the last one has the file.
+        let all_sent = self.phase == Phase::Sending && self.highest_sent == self.last_block();
+        self.phase = Phase::Ended(if all_sent { State::Completed } else { State::GaveUp });
+    }
+
     /// When to call [`Self::expire`]; `None` once ended.
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {

@@ -224,3 +224,13 @@ fn block_counter_rolls_over_to_zero() {
     }
     assert_eq!((counted, transfer.state()), (70_001, State::Completed));
 }
+
+#[test]
+fn closed_port_ends_the_transfer_as_complete_only_if_all_was_sent() {
+    for (size, state) in [(100, State::Completed), (5000, State::GaveUp)] {
+        let (mut transfer, _) = start(size, Options::default());
+        transfer.transmit();
+        transfer.unreachable();
+        assert_eq!((transfer.state(), transfer.deadline()), (state, None));
+    }
+}
