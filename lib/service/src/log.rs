@@ -21,11 +21,17 @@ pub enum Format {
     Terminal,
 }
 
-/// Installs the process-wide subscriber. The level is `BRAMBLE_LOG` (an `EnvFilter` directive), else
-/// `bramble.log=` on the kernel command line when init started us, else `info`.
+/// Where `storage` puts the level of the head's configuration.
+const LEVEL_FILE: &str = "/run/bramble/log-level";
+
+/// Installs the process-wide subscriber. The level is `BRAMBLE_LOG` (an `EnvFilter` directive); else, when init
+/// started us, `bramble.log=` on the kernel command line or the head's configuration; else `info`.
 pub(crate) fn start(format: Format) {
     let directive = std::env::var("BRAMBLE_LOG").ok().or_else(|| match format {
-        Format::Supervised => level_from_command_line(&std::fs::read_to_string("/proc/cmdline").ok()?),
+        Format::Supervised => std::fs::read_to_string("/proc/cmdline")
+            .ok()
+            .and_then(|line| level_from_command_line(&line))
+            .or_else(|| Some(std::fs::read_to_string(LEVEL_FILE).ok()?.trim().to_owned())),
         Format::Terminal => None,
     });
     let filter = directive

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 /// A status is one line of at most this many bytes; init keeps it in memory for every row.
@@ -17,14 +16,10 @@ impl Notify {
     /// Takes the pipe that init left open, if init started us.
     pub(crate) fn from_environment() -> Self {
         let descriptor = std::env::var("BRAMBLE_NOTIFY_FD").ok().and_then(|text| text.parse::<i32>().ok());
-        let pipe = descriptor.filter(|&descriptor| descriptor > 2 && is_open(descriptor)).map(|descriptor| {
-            // SAFETY: the descriptor is open (checked above) and init gave it to this process alone;
-            // this is the only place that takes it, called once before any other descriptor is opened.
-            #[allow(unsafe_code)]
-            let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        let pipe = descriptor.filter(|&number| number > 2).and_then(sys::adopt_descriptor).map(|pipe| {
             // Children of the service must not be able to speak for it.
-            let _ = nix::fcntl::fcntl(&owned, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC));
-            Arc::new(File::from(owned))
+            let _ = nix::fcntl::fcntl(&pipe, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC));
+            Arc::new(File::from(pipe))
         });
         Self { pipe }
     }
@@ -57,11 +52,6 @@ impl Notify {
             let _ = pipe.as_ref().write_all(lines.as_bytes());
         }
     }
-}
-
-/// True when the number names an open descriptor of this process.
-fn is_open(descriptor: i32) -> bool {
-    std::fs::symlink_metadata(format!("/proc/self/fd/{descriptor}")).is_ok()
 }
 
 /// Control characters would end the line early or reach a terminal; both are replaced.

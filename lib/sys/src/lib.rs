@@ -9,6 +9,7 @@
 
 mod block;
 mod capability;
+mod descriptor;
 mod module;
 mod neighbour;
 mod power;
@@ -17,6 +18,7 @@ mod watchdog;
 
 pub use block::{block_device_size, reread_partition_table, resize_ext4, resize_partition};
 pub use capability::{drop_bounding_capability, raise_ambient_capability, set_capabilities};
+pub use descriptor::adopt_descriptor;
 pub use module::{ModuleFile, finit_module};
 pub use neighbour::set_neighbour;
 pub use power::restart_with_argument;
