@@ -196,14 +196,18 @@ impl Driver {
     }
 
     fn take_notice(&mut self, index: usize) {
-        let Some(row) = self.supervisor.rows().get(index).map(|row| row.id()) else { return };
+        let Some((row, pid)) = self.supervisor.rows().get(index).map(|row| (row.id(), row.pid())) else {
+            return;
+        };
         match self.stations.get_mut(index).and_then(Station::read_notify) {
             Some(Notice::Ready) => self.event(Event::Ready { row }),
             Some(Notice::Closed) => {
                 // A process that is ending closes its pipe a moment before it can be reaped, and the way it ended
-                // says more than the pipe.
+                // says more than the pipe. It may have a successor by then, whose pipe is another.
                 self.reap();
-                self.event(Event::NotifyClosed { row });
+                if self.supervisor.rows().get(index).map(|row| row.pid()) == Some(pid) {
+                    self.event(Event::NotifyClosed { row });
+                }
             }
             None => {}
         }
@@ -304,7 +308,7 @@ impl Driver {
                 }
                 Action::Kill(row) => {
                     let pid = self.supervisor.rows().get(row.index()).and_then(|row| row.pid());
-                    if let Some(station) = self.stations.get(row.index()) {
+                    if let Some(station) = self.stations.get_mut(row.index()) {
                         station.kill(pid);
                     }
                 }

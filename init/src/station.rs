@@ -126,8 +126,8 @@ impl Station {
     }
 
     /// SIGKILL for all of the row; `pid` is its process, if it has one, for kernels without cgroups.
-    pub fn kill(&self, pid: Option<i32>) {
-        let killed = self.cgroup.as_ref().is_some_and(|cgroup| cgroup.kill().is_ok());
+    pub fn kill(&mut self, pid: Option<i32>) {
+        let killed = self.cgroup.as_mut().is_some_and(|cgroup| cgroup.kill().is_ok());
         if let Some(pid) = pid.filter(|_| !killed) {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
         }

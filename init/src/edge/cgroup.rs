@@ -9,6 +9,7 @@ use manifest::Limits;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, mkdirat};
+use sys::Fork;
 
 /// The directory of all groups. Files are opened relative to it, never through `/`, which may be a root that is away.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub struct Cgroups {
 #[derive(Debug)]
 pub struct Cgroup {
     folder: OwnedFd,
+    killed: bool,
 }
 
 const FOLDER: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_CLOEXEC).union(OFlag::O_RDONLY);
@@ -54,7 +56,7 @@ impl Cgroups {
         // Out of memory, a service dies as a whole: half of one is nothing anybody has tested.
         let _ = write(folder.as_fd(), "memory.oom.group", "1");
         let _ = write(folder.as_fd(), "pids.max", &limits.tasks_max.to_string());
-        Ok(Cgroup { folder })
+        Ok(Cgroup { folder, killed: false })
     }
 }
 
@@ -63,8 +65,29 @@ impl Cgroup {
     ///
     /// # Errors
     /// When the kernel has no `cgroup.kill` (before 5.14).
-    pub fn kill(&self) -> Result<(), Errno> {
+    pub fn kill(&mut self) -> Result<(), Errno> {
+        self.killed = true;
         write(self.folder.as_fd(), "cgroup.kill", "1")
+    }
+
+    /// Forks a child into the group.
+    ///
+    /// A group that was once killed takes no child by clone3: up to Linux 7.2 the child's `kill_seq` is then that of
+    /// its parent's group, differs, and the child is killed as well (`cgroup_css_set_fork` and `cgroup_post_fork` in
+    /// kernel/cgroup/cgroup.c). Into such a group the child moves by itself, before it does anything else.
+    ///
+    /// # Errors
+    /// When there is no process for it.
+    pub fn fork(&self) -> Result<Fork, Errno> {
+        if !self.killed {
+            return sys::fork_into_cgroup(self.folder.as_fd());
+        }
+        let side = sys::fork()?;
+        if side == Fork::Child && write(self.folder.as_fd(), "cgroup.procs", "0").is_err() {
+            // Out of reach of limits and of `kill`: rather not at all.
+            sys::exit_immediately(1);
+        }
+        Ok(side)
     }
 
     /// Bytes in use, page cache included; 0 if the kernel does not count.
@@ -73,12 +96,6 @@ impl Cgroup {
         let file = openat(&self.folder, "memory.current", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
         let _ = file.map(|file| File::from(file).take(32).read_to_string(&mut text));
         text.trim_end().parse().unwrap_or_default()
-    }
-}
-
-impl AsFd for Cgroup {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.folder.as_fd()
     }
 }
 

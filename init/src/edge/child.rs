@@ -56,7 +56,7 @@ pub fn spawn(service: &Service, parent: &Parent<'_>) -> Result<Child, Errno> {
     let (notify, notify_writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     let program = Program::of(service, &notify_writer, parent.init_started).map_err(|_| Errno::EINVAL)?;
     let side = match parent.cgroup {
-        Some(cgroup) => sys::fork_into_cgroup(cgroup.as_fd()),
+        Some(cgroup) => cgroup.fork(),
         None => sys::fork(),
     };
     match side? {

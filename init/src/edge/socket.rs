@@ -1,7 +1,8 @@
 //! `/run/init.sock`: connections, their limits and their time-outs. What is asked is understood in `request`.
 //!
-//! At most [`CONNECTIONS_MAX`] at a time (further ones wait in the listener's queue), each for at most [`TIME_LIMIT`]
-//! from the first byte asked to the last byte answered, each with a request of at most `REQUEST_MAX` bytes.
+//! At most [`CONNECTIONS_MAX`] at a time, each for at most [`TIME_LIMIT`] from connection to the last byte answered,
+//! each with a request of at most `REQUEST_MAX` bytes. One more and the oldest gives way: who asks at once is answered
+//! at once, however many others only connect.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -85,8 +86,11 @@ impl Server {
 
     /// Does what can be done without waiting. `answer` gets the request line and the sender's user.
     pub fn serve(&mut self, now: Moment, mut answer: impl FnMut(&[u8], u32) -> String) {
-        while self.connections.len() < CONNECTIONS_MAX {
+        for _ in 0..CONNECTIONS_MAX {
             let Ok((stream, _)) = self.listener.accept() else { break };
+            if self.connections.len() >= CONNECTIONS_MAX {
+                self.connections.remove(0);
+            }
             self.connections.extend(Connection::new(stream, now));
         }
         for connection in &mut self.connections {
