@@ -185,5 +185,5 @@ fn modprobe_without_modules_reports_failure() {
         return;
     }
     let args = ["-q", "--", "no_such_module_at_all"].map(OsString::from);
-    assert_eq!(modprobe(args), 1);
+    assert_eq!(modprobe(args), std::process::ExitCode::FAILURE);
 }

@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os();
     let program = args.next().unwrap_or_default();
     if Path::new(&program).file_name().is_some_and(|name| name == "modprobe") {
-        return ExitCode::from(modules::modprobe(args));
+        return modules::modprobe(args);
     }
     let text = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let cmdline = match Cmdline::parse(&text) {
