@@ -58,6 +58,8 @@ pub struct Settings {
     pub keep_data: bool,
     /// Capture every port of the switch.
     pub pcap: bool,
+    /// A `bramble.toml` to put onto the head's card.
+    pub config: Option<PathBuf>,
     /// The QEMU to use.
     pub qemu: PathBuf,
     /// Decides which frames lossy ports lose.
@@ -93,6 +95,7 @@ impl Settings {
             forwards: Vec::new(),
             keep_data: false,
             pcap: false,
+            config: None,
             qemu: "qemu-system-aarch64".into(),
             seed: 1,
         }
@@ -193,7 +196,7 @@ impl Cluster {
         if was_stale {
             remarks.push("the cluster before did not end in order; its remains are cleared away".to_owned());
         }
-        remarks.extend(prepare_card(settings, &run_dir).map_err(at(&run_dir.machine("head")))?);
+        remarks.extend(prepare_card(settings, &run_dir)?);
         let switch = Switch::new(settings.seed);
         let surroundings = Arc::new(Surroundings { run_dir, qemu: settings.qemu.clone(), switch });
         let machines = (0..=settings.nodes).map(|number| {
@@ -251,9 +254,10 @@ impl Cluster {
     }
 
     /// Shuts all machines down as an operator would: power buttons of the nodes, then the head's, and the cord of
-    /// whichever does not switch itself off in time. `report` gets a line for each.
-    pub async fn shut_down(&self, mut report: impl FnMut(String)) {
+    /// whichever does not switch itself off in time. `report` gets a line for each. False when a cord was pulled.
+    pub async fn shut_down(&self, mut report: impl FnMut(String)) -> bool {
         self.observer.stop();
+        let mut is_clean = true;
         let (head, nodes): (Vec<_>, Vec<_>) =
             self.machines.iter().partition(|machine| machine.hardware.has_card);
         for group in [nodes, head] {
@@ -267,11 +271,13 @@ impl Cluster {
                 });
             }
             while let Some(line) = ending.join_next().await {
-                if let Ok(Some(line)) = line {
+                if let Ok(Some((line, is_own_doing))) = line {
+                    is_clean &= is_own_doing;
                     report(line);
                 }
             }
         }
+        is_clean
     }
 
     /// Pulls all cords, tidies the run directory up and gives it back.
@@ -291,6 +297,7 @@ impl Cluster {
         if !self.settings.keep_data {
             let _ = std::fs::remove_file(run_dir.machine("head").join("card.img"));
         }
+        let _ = std::fs::remove_file(run_dir.path().join("control.sock"));
         self.lock.release();
     }
 }
@@ -300,42 +307,44 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> StartError + use<> {
     move |source| StartError::Files { path, source }
 }
 
-/// Presses a machine's button, waits, and says in a line how it went.
-async fn shut_down(machine: &Machine) -> String {
+/// Presses a machine's button, waits, and says in a line how it went, and whether the machine did it by itself.
+async fn shut_down(machine: &Machine) -> (String, bool) {
     let name = &machine.hardware.name;
     if machine.snapshot().state == State::Off {
-        return format!("{name}  was off");
+        return (format!("{name}  was off"), true);
     }
     let pressed = Instant::now();
     let refused = machine.order(Order::Button).await.err();
     if refused.is_none() && timeout(SHUTDOWN_LIMIT, machine.reached(State::Off)).await.is_ok() {
-        let seconds = pressed.elapsed().as_secs_f64();
-        return format!(
-            "{name}  {} after {seconds:.1} s: {}",
-            machine.snapshot().detail,
-            machine.console.last_line()
-        );
+        let (seconds, last) = (pressed.elapsed().as_secs_f64(), machine.console.last_line());
+        return (format!("{name}  {} after {seconds:.1} s: {last}", machine.snapshot().detail), true);
     }
     let last = machine.console.last_line();
     let _ = machine.order(Order::Off).await;
-    match refused {
+    let line = match refused {
         Some(error) => format!("{name}  cord pulled: {error}"),
         None => format!("{name}  cord pulled after {} s; it said last: {last}", SHUTDOWN_LIMIT.as_secs()),
-    }
+    };
+    (line, false)
 }
 
-fn prepare_card(settings: &Settings, run_dir: &RunDir) -> io::Result<Option<String>> {
+fn prepare_card(settings: &Settings, run_dir: &RunDir) -> Result<Option<String>, StartError> {
     let folder = run_dir.machine("head");
-    std::fs::create_dir_all(&folder)?;
     let path = folder.join("card.img");
+    std::fs::create_dir_all(&folder).map_err(at(&folder))?;
+    let mut remark = None;
     if settings.keep_data && path.exists() {
-        let outdated = card::is_outdated(&settings.image(), &path);
-        return Ok(outdated.then(|| {
+        remark = card::is_outdated(&settings.image(), &path).then(|| {
             "the card kept from the run before holds an older image than the one built since".to_owned()
-        }));
+        });
+    } else {
+        card::create(&settings.image(), &path, settings.card_size_mib << 20).map_err(at(&path))?;
     }
-    card::create(&settings.image(), &path, settings.card_size_mib << 20)?;
-    Ok(None)
+    if let Some(config) = &settings.config {
+        let content = std::fs::read(config).map_err(at(config))?;
+        card::configure(&path, &content).map_err(at(&path))?;
+    }
+    Ok(remark)
 }
 
 /// Gives a machine its folder, console and switch port.

@@ -74,8 +74,8 @@ pub enum Reply {
     Error(String),
 }
 
-/// Somebody wants the cluster to end, and to hear how it goes until the sender is dropped.
-pub type DownRequest = mpsc::Sender<String>;
+/// Somebody wants the cluster to end, and to hear how it goes: progress, then one last line.
+pub type DownRequest = mpsc::Sender<Reply>;
 
 /// Why a supervisor could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -135,9 +135,9 @@ async fn converse(
             match down.send(progress).await {
                 Ok(()) => {
                     while let Some(line) = lines.recv().await {
-                        send(&mut write, &Reply::Progress(line)).await?;
+                        send(&mut write, &line).await?;
                     }
-                    Reply::Done("all machines are off".into())
+                    return Ok(());
                 }
                 Err(_) => going_down(),
             }

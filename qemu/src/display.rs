@@ -32,7 +32,8 @@ impl Display {
                     .map_or_else(ProgressBar::hidden, |bars| bars.add(ProgressBar::no_length()));
                 bar.set_style(style());
                 bar.set_prefix(format!("{:<8}", machine.name));
-                self.lines.push((bar, String::new()));
+                // Every machine begins without power, which is not worth a line of a log.
+                self.lines.push((bar, "off".to_owned()));
             }
             let Some((bar, before)) = self.lines.get_mut(index) else { continue };
             let detail = if machine.state == "ready" { "" } else { machine.detail.as_str() };

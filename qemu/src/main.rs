@@ -126,6 +126,9 @@ struct Up {
     /// Start with the card of the run before, and keep this run's.
     #[arg(long)]
     keep_data: bool,
+    /// A bramble.toml to put onto the head's card.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Write what each machine sends and receives to NAME/port.pcap in the run directory.
     #[arg(long)]
     pcap: bool,
@@ -152,6 +155,7 @@ impl Up {
             forwards: self.forward.clone(),
             keep_data: self.keep_data,
             pcap: self.pcap,
+            config: self.config.clone(),
             ..Settings::new(self.image.clone(), self.place.run_dir.clone())
         }
     }

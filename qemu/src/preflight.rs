@@ -13,8 +13,8 @@ use crate::machine::command_line::TRANSLATION_CACHE_MIB;
 /// The first version with `-netdev stream` over unix sockets.
 const OLDEST_QEMU: (u32, u32) = (7, 2);
 
-/// QEMU itself beside guest memory and translated code (measured: 60 to 70 MiB with 7.2).
-const QEMU_OVERHEAD_MIB: u64 = 70;
+/// QEMU itself beside guest memory and translated code: measured with 7.2, of which half is the unpacked kernel.
+const QEMU_OVERHEAD_MIB: u64 = 100;
 
 /// Why a cluster cannot be started here.
 #[derive(Debug, thiserror::Error)]

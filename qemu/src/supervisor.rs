@@ -68,6 +68,9 @@ pub enum UpError {
     /// The detached supervisor cannot be asked.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// Not every machine switched itself off.
+    #[error("not every machine shut down by itself; the consoles say more")]
+    CutOff,
     /// Interrupted on the way up.
     #[error("interrupted before all machines were ready")]
     Interrupted,
@@ -131,23 +134,35 @@ pub async fn supervise(settings: Settings, limit: Duration) -> Result<(), UpErro
         other => other,
     };
     control.abort();
-    let is_orderly = matches!(outcome, Ok(_) | Err(UpError::Interrupted));
-    let (request, result) = match outcome {
+    let (mut request, mut result) = match outcome {
         Ok(request) => (request, Ok(())),
         Err(error) => (None, Err(error)),
     };
-    if is_orderly {
+    if matches!(result, Ok(()) | Err(UpError::Interrupted)) {
         eprintln!("shutting down (Ctrl-C again pulls the cords)");
-        tokio::select! {
-            () = cluster.shut_down(|line| tell(request.as_ref(), line)) => {}
-            () = interrupts.next() => tell(request.as_ref(), "interrupted: pulling all cords".into()),
+        let is_clean = tokio::select! {
+            is_clean = cluster.shut_down(|line| tell(request.as_ref(), line)) => is_clean,
+            () = interrupts.next() => {
+                tell(request.as_ref(), "interrupted: pulling all cords".into());
+                false
+            }
+        };
+        if !is_clean && result.is_ok() {
+            result = Err(UpError::CutOff);
         }
     }
     end(cluster).await;
-    drop(request);
-    // What was waiting for its turn hears that it is over.
+    // The others that wait for their turn hear the same.
+    while let Some(request) = request.take().or_else(|| downs.try_recv().ok()) {
+        let last = match &result {
+            Ok(()) => Reply::Done("all machines are off".into()),
+            Err(error) => Reply::Error(error.to_string()),
+        };
+        // A reader that has gone misses it.
+        let _ = request.try_send(last);
+    }
     drop(downs);
-    // Lets the task that answers `down` write its last line before the runtime ends.
+    // Lets the tasks that answer `down` write their last line before the runtime ends.
     sleep(LOOK_INTERVAL).await;
     result
 }
@@ -156,7 +171,7 @@ fn tell(request: Option<&DownRequest>, line: String) {
     eprintln!("{line}");
     if let Some(request) = request {
         // A reader that has gone, or is slow, misses lines and nothing else.
-        let _ = request.try_send(line);
+        let _ = request.try_send(Reply::Progress(line));
     }
 }
 

@@ -185,7 +185,7 @@ async fn a_head_comes_up_and_is_switched_off_by_its_button() {
     );
 
     let mut lines = Vec::new();
-    cluster.shut_down(|line| lines.push(line)).await;
+    assert!(cluster.shut_down(|line| lines.push(line)).await);
     assert_eq!(lines.len(), 1);
     assert!(lines[0].contains("head  switched itself off") && lines[0].contains("Power down"), "{lines:?}");
     cluster.end().await;
@@ -282,6 +282,24 @@ async fn kept_data_starts_from_the_card_of_the_run_before() {
     cluster.end().await;
 }
 
+#[test]
+fn a_configuration_given_replaces_the_one_on_the_card() {
+    let folder = tempfile::tempdir().unwrap();
+    let card = folder.path().join("card.img");
+    make_card(&card);
+    for content in [&[b'x'; 5000][..], b"[cluster]\n"] {
+        card::configure(&card, content).unwrap();
+        let file = File::open(&card).unwrap();
+        let slice = StreamSlice::new(file, 1 << 20, 9 << 20).unwrap();
+        let volume = FileSystem::new(fscommon::BufStream::new(slice), FsOptions::new()).unwrap();
+        let mut found = Vec::new();
+        volume.root_dir().open_file("bramble.toml").unwrap().read_to_end(&mut found).unwrap();
+        assert_eq!(found, content);
+    }
+    fs::write(&card, [0; 4096]).unwrap();
+    assert!(card::configure(&card, b"").is_err(), "not a card");
+}
+
 #[tokio::test]
 async fn a_start_that_is_refused_leaves_the_run_directory_free() {
     let folder = tempfile::tempdir().unwrap();
@@ -334,11 +352,12 @@ async fn down_is_told_to_the_supervisor_and_its_progress_to_the_asker() {
         (lines, reply)
     });
     let request = downs.recv().await.unwrap();
-    request.send("node-1  was off".into()).await.unwrap();
+    request.send(Reply::Progress("node-1  was off".into())).await.unwrap();
+    request.send(Reply::Done("off".into())).await.unwrap();
     drop(request);
     let (lines, reply) = asker.await.unwrap();
     assert_eq!(lines, ["node-1  was off"]);
-    assert!(matches!(reply, Reply::Done(_)));
+    assert_eq!(reply, Reply::Done("off".into()));
 }
 
 #[tokio::test]

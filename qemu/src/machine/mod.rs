@@ -136,7 +136,7 @@ impl Machine {
         let (orders, queue) = mpsc::channel(ORDER_QUEUE);
         let (sender, snapshot) = watch::channel(Snapshot {
             state: State::Off,
-            detail: "never powered".into(),
+            detail: "waiting for its turn".into(),
             started: None,
             boots: 0,
             image: None,
