@@ -37,10 +37,10 @@ pub fn build(repository: &Path, profile: &str) -> Result<Binaries> {
     for line in BufReader::new(stdout).lines() {
         let line = line.context("cannot read what cargo says")?;
         // Messages of other kinds have other fields; only artifacts parse.
-        if let Ok(Message { target, executable: Some(executable) }) = serde_json::from_str(&line) {
-            if let Some(at) = NAMES.iter().position(|name| *name == target.name) {
-                paths[at] = Some(executable);
-            }
+        if let Ok(Message { target, executable: Some(executable) }) = serde_json::from_str(&line)
+            && let Some(at) = NAMES.iter().position(|name| *name == target.name)
+        {
+            paths[at] = Some(executable);
         }
     }
     if !child.wait().context("cannot wait for cargo")?.success() {

@@ -53,23 +53,30 @@ pub fn build(options: &Options) -> Result<Report> {
     progress.begin("programs", "building init, netroot and bramble");
     let binaries = progress.suspend(|| binaries::build(&options.repository, &options.profile))?;
     progress.done(&format!("init, netroot, bramble: {}", options.profile));
-    let kernel = Kernel::find(&kernel_root)?;
-    let build = Build { options, kernel: &kernel, binaries: &binaries };
-    let vmlinuz = build.vmlinuz(&mut progress)?;
-    let root = build.root(&mut progress)?;
-    let initramfs = build.initramfs(&mut progress)?;
-    let boot_tree = build.boot_tree(&vmlinuz, &initramfs, &root.sha256, &firmware)?;
+    assemble(options, &kernel_root, &firmware, &binaries, &mut progress)
+}
+
+/// Makes all files from what was fetched and compiled.
+fn assemble(
+    options: &Options,
+    kernel_root: &Path,
+    firmware: &Path,
+    binaries: &Binaries,
+    progress: &mut Progress,
+) -> Result<Report> {
+    let kernel = Kernel::find(kernel_root)?;
+    let build = Build { options, kernel: &kernel, binaries };
+    let vmlinuz = build.vmlinuz(progress)?;
+    let root = build.root(progress)?;
+    let initramfs = build.initramfs(progress)?;
+    let boot_tree = build.boot_tree(&vmlinuz, &initramfs, &root.sha256, firmware)?;
     build.boot_folder(&boot_tree)?;
-    let head = build.head(&mut progress, &boot_tree, &root)?;
+    let head = build.head(progress, &boot_tree, &root)?;
     let listing =
         fs::read_to_string(build.initramfs_listing()).context("cannot read the initramfs listing")?;
-    let report = Report::new(
-        &kernel.release,
-        &root.sha256,
-        [root.clone(), initramfs, vmlinuz, head],
-        &boot_tree,
-        &listing,
-    );
+    let image_id = root.sha256.clone();
+    let artefacts = [root, initramfs, vmlinuz, head];
+    let report = Report::new(&kernel.release, &image_id, artefacts, &boot_tree, &listing);
     report.write(&options.out)?;
     Ok(report)
 }
@@ -278,3 +285,7 @@ impl Build<'_> {
         self.options.cache().join("initramfs.list")
     }
 }
+
+#[cfg(test)]
+#[path = "build/tests.rs"]
+mod tests;

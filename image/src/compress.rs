@@ -1,7 +1,5 @@
 //! Compression of kernel and initramfs, each for the one decoder that will read it.
 
-use std::io::Read as _;
-
 use anyhow::{Context, Result};
 use libdeflater::{CompressionLvl, Compressor};
 
@@ -18,15 +16,15 @@ pub fn gzip(data: &[u8]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// The initramfs as zstd.
+/// The initramfs as zstd. xz would be 14 % smaller, but unpacking takes the kernel 0.09 s with zstd and 0.33 to 0.46 s
+/// with xz (4.6 MB on `-M virt` under TCG), for 140 kB that the slowest boot ROM fetches in 0.07 s. The whole archive is
+/// given at once so that the frame's window is no larger than it: with the level's own 128 MiB window the kernel
+/// needs 0.45 s.
 ///
 /// # Errors
 /// If zstd fails.
 pub fn initramfs(archive: &[u8]) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
-    let mut encoder = zstd::stream::read::Encoder::new(archive, ZSTD_LEVEL).context("zstd")?;
-    encoder.read_to_end(&mut out).context("cannot compress the initramfs")?;
-    Ok(out)
+    zstd::bulk::compress(archive, ZSTD_LEVEL).context("cannot compress the initramfs")
 }
 
 const ZSTD_LEVEL: i32 = 22;

@@ -18,6 +18,8 @@ pub fn initramfs(init: &[u8], netroot: &[u8], modules: &Selection) -> Tree {
     tree.char_device("dev/null", 0o666, 1, 3);
     tree.file("init", 0o755, init);
     tree.file("sbin/netroot", 0o755, netroot);
+    // The kernel calls /sbin/modprobe itself (kernel/module/kmod.c), and always in this root: only init leaves it.
+    tree.symlink("sbin/modprobe", "netroot");
     modules.ship(&mut tree);
     tree
 }
@@ -36,7 +38,7 @@ pub fn root(bramble: &[u8], modules: &Selection, rootfs: &Path) -> Result<Tree> 
     // D-Bus clients look for the system bus in /var/run (D-Bus specification, "Well-known Message Bus Instances").
     tree.symlink("var/run", "../run");
     tree.file("bin/bramble", 0o755, bramble);
-    // The kernel calls /sbin/modprobe itself (kernel/module/kmod.c); the binary goes by the name it is called by.
+    // For people; the kernel uses the one of the initramfs. The binary goes by the name it is called by.
     tree.symlink("sbin/modprobe", "../bin/bramble");
     modules.ship(&mut tree);
     tree.copy_from(rootfs)?;

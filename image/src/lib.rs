@@ -18,6 +18,8 @@ pub mod cpio;
 pub mod ext4;
 pub mod fat;
 pub mod file;
+#[cfg(test)]
+mod fixture;
 pub mod kernel;
 pub mod modinfo;
 pub mod progress;

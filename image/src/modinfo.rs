@@ -14,8 +14,8 @@ use thiserror::Error;
 pub struct ModuleInfo {
     /// Modules whose symbols it uses, by module name.
     pub depends: Vec<String>,
-    /// Modules it wants loaded before it, if they exist.
-    pub soft_before: Vec<String>,
+    /// Its wishes for modules around it, verbatim: `pre: a b post: c`.
+    pub softdeps: Vec<String>,
     /// Patterns of the device names (modaliases) it serves.
     pub aliases: Vec<String>,
 }
@@ -72,12 +72,18 @@ impl ModuleInfo {
                 Some(("depends", names)) => {
                     info.depends.extend(names.split(',').filter(|name| !name.is_empty()).map(canonical));
                 }
-                Some(("softdep", text)) => info.soft_before.extend(soft_before(text)),
+                Some(("softdep", text)) => info.softdeps.push(text.to_owned()),
                 Some(("alias", pattern)) => info.aliases.push(pattern.to_owned()),
                 _ => {}
             }
         }
         Ok(info)
+    }
+
+    /// The modules it would like to have around it, if they exist.
+    pub fn soft_names(&self) -> impl Iterator<Item = String> {
+        let words = self.softdeps.iter().flat_map(|text| text.split_whitespace());
+        words.filter(|word| !word.ends_with(':')).map(canonical)
     }
 }
 
@@ -86,30 +92,15 @@ pub fn canonical(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// The names after `pre:` in a text like `pre: a b post: c`.
-fn soft_before(text: &str) -> Vec<String> {
-    let mut before = false;
-    let mut names = Vec::new();
-    for word in text.split_whitespace() {
-        match word {
-            "pre:" => before = true,
-            "post:" => before = false,
-            name if before => names.push(canonical(name)),
-            _ => {}
-        }
-    }
-    names
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn only_the_names_after_pre_are_loaded_before() {
-        assert_eq!(soft_before("pre: mdio-bcm-unimac a post: b"), ["mdio_bcm_unimac", "a"]);
-        assert_eq!(soft_before("post: b pre: c"), ["c"]);
-        assert!(soft_before("b").is_empty());
+    fn wishes_are_the_names_without_their_labels() {
+        let softdeps = vec!["pre: mdio-bcm-unimac a post: b".to_owned(), "c".to_owned()];
+        let info = ModuleInfo { softdeps, ..ModuleInfo::default() };
+        assert_eq!(info.soft_names().collect::<Vec<_>>(), ["mdio_bcm_unimac", "a", "b", "c"]);
     }
 
     #[test]

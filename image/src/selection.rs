@@ -4,8 +4,8 @@
 //! a [`Selection`] per stage: the declared modules, everything they depend on, and the tables the loader
 //! on the board reads, in kmod's text formats (modules.dep(5)):
 //!
-//! - `modules.dep`: `path: dependency dependency…`, the last one to be loaded first. Unlike depmod's it also
-//!   holds soft dependencies and the `[before]` table, so that the board needs one rule and not three;
+//! - `modules.dep`: `path: dependency dependency…`, the last one to be loaded first;
+//! - `modules.softdep`: `softdep <module> pre: <module>… post: <module>…`;
 //! - `modules.alias`: `alias <pattern> <module>`;
 //! - `modules.builtin`: as the kernel ships it, in the initramfs only the declared ones;
 //! - `modules.load`: names to load at once (initramfs only).
@@ -24,7 +24,6 @@ use crate::tree::Tree;
 #[derive(Debug, Clone, Deserialize)]
 pub struct Declaration {
     load: Vec<String>,
-    before: BTreeMap<String, Vec<String>>,
     #[serde(flatten)]
     machines: BTreeMap<String, Stages>,
 }
@@ -94,7 +93,8 @@ impl Selection {
     /// # Errors
     /// If a module that is not optional is missing, a module file is damaged, or dependencies form a circle.
     pub fn resolve(declaration: &Declaration, kernel: &Kernel, stage: Stage) -> Result<Self> {
-        let mut resolver = Resolver { declaration, kernel, modules: BTreeMap::new(), needs: BTreeMap::new() };
+        let mut resolver =
+            Resolver { kernel, modules: BTreeMap::new(), needs: BTreeMap::new(), wishes: Vec::new() };
         let declared = declaration.declared(stage);
         for (name, optional) in &declared {
             if kernel.has(name) {
@@ -105,6 +105,12 @@ impl Selection {
                      correct the name or mark it \"{name}?\"",
                     kernel.release
                 );
+            }
+        }
+        // A wish that names an alias (crypto-crc32c) is left to the kernel's own request at run time.
+        while let Some(name) = resolver.wishes.pop() {
+            if kernel.has(&name) {
+                resolver.add(&name, &mut Vec::new())?;
             }
         }
         let Resolver { modules, needs, .. } = resolver;
@@ -134,6 +140,7 @@ impl Selection {
             tree.file(&format!("{folder}/{}", module.path), 0o644, module.content.as_slice());
         }
         tree.file(&format!("{folder}/modules.dep"), 0o644, self.dep_table());
+        tree.file(&format!("{folder}/modules.softdep"), 0o644, self.softdep_table());
         tree.file(&format!("{folder}/modules.alias"), 0o644, self.alias_table());
         tree.file(&format!("{folder}/modules.builtin"), 0o644, self.builtin.as_str());
         if !self.load.is_empty() {
@@ -157,6 +164,17 @@ impl Selection {
         text
     }
 
+    /// The text of `modules.softdep`.
+    pub fn softdep_table(&self) -> String {
+        let mut text = String::new();
+        for (name, module) in &self.modules {
+            for wish in &module.info.softdeps {
+                let _ = writeln!(text, "softdep {name} {wish}");
+            }
+        }
+        text
+    }
+
     /// The text of `modules.alias`.
     pub fn alias_table(&self) -> String {
         let mut text = String::new();
@@ -170,10 +188,11 @@ impl Selection {
 }
 
 struct Resolver<'a> {
-    declaration: &'a Declaration,
     kernel: &'a Kernel,
     modules: BTreeMap<String, Module>,
     needs: BTreeMap<String, Vec<String>>,
+    /// Modules named in soft dependencies: taken afterwards, because unlike hard ones they may form circles.
+    wishes: Vec<String>,
 }
 
 impl Resolver<'_> {
@@ -188,32 +207,24 @@ impl Resolver<'_> {
         let module = self.kernel.module(name)?;
         let mut order: Vec<String> = Vec::new();
         path.push(name.to_owned());
-        for (need, hard) in self.direct(name, &module) {
-            if self.kernel.has(&need) {
-                self.add(&need, path)?;
-                let below = self.needs.get(&need).cloned().unwrap_or_default();
-                for step in below.into_iter().chain([need]) {
+        for need in &module.info.depends {
+            if self.kernel.has(need) {
+                self.add(need, path)?;
+                let below = self.needs.get(need).cloned().unwrap_or_default();
+                for step in below.into_iter().chain([need.clone()]) {
                     if !order.contains(&step) {
                         order.push(step);
                     }
                 }
-            } else if hard && !self.kernel.is_builtin(&need) {
+            } else if !self.kernel.is_builtin(need) {
                 bail!("module {name} depends on {need}, which the kernel package does not have");
             }
         }
         path.pop();
+        self.wishes.extend(module.info.soft_names());
         self.modules.insert(name.to_owned(), module);
         self.needs.insert(name.to_owned(), order);
         Ok(())
-    }
-
-    /// What `name` itself asks for, and whether it cannot be loaded without. A soft dependency that names an alias
-    /// (`crypto-crc32c`) and not a module is left to the kernel's own request at run time.
-    fn direct(&self, name: &str, module: &Module) -> Vec<(String, bool)> {
-        let before = self.declaration.before.get(name).into_iter().flatten();
-        let soft = before.map(|name| canonical(name)).chain(module.info.soft_before.iter().cloned());
-        let hard = module.info.depends.iter().cloned().map(|need| (need, true));
-        soft.map(|need| (need, false)).chain(hard).collect()
     }
 }
 
