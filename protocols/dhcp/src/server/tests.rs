@@ -611,3 +611,30 @@ fn no_answer_exceeds_what_the_client_takes() {
         assert!(reply.message.encode_within(limit).unwrap().len() <= limit);
     }
 }
+
+#[test]
+fn random_messages_never_break_the_server_and_its_work_per_message_is_bounded() {
+    let mut random = crate::testing::Random(7);
+    let mut bench = Bench::new(settings(40));
+    let templates = [pi4(1), pi3_rom(2), discover(3), select(4, FIRST), renew(5, FIRST), decline(6, FIRST)];
+    for _ in 0..200_000 {
+        let mut bytes = templates[random.below(templates.len())].encode();
+        bytes[33] = random.below(60) as u8;
+        for _ in 0..random.below(4) {
+            let at = [random.below(44), 240 + random.below(60)][random.below(2)];
+            bytes[at] = random.below(256) as u8;
+        }
+        if let Ok(message) = Message::decode(&bytes) {
+            bench.input(&message);
+            assert!(bench.done.len() <= 7, "{:?}", bench.done);
+        }
+        if random.below(50) == 0 {
+            bench.advance(Duration::from_secs(random.below(4000) as u64));
+        }
+        assert!(bench.server.bound() <= 30);
+        assert!(bench.server.pins.len() <= 256 && bench.server.wakes.len() <= MAX_DELAYED);
+    }
+    // The server still serves.
+    bench.advance(LEASE * 2);
+    assert!(bench.ask(&discover(200)).is_some());
+}
