@@ -1,5 +1,5 @@
 use super::*;
-use crate::Options;
+use crate::{MacAddr, Options, Route};
 
 const MAC: MacAddr = MacAddr([0xdc, 0xa6, 0x32, 1, 2, 3]);
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 11);
@@ -94,8 +94,6 @@ fn four_messages_make_a_lease() {
     assert_eq!(lease.routes, [Route { destination: Ipv4Addr::UNSPECIFIED, prefix: 0, router: SERVER }]);
     assert_eq!(bench.client.deadline(), Some(bench.now + Duration::from_secs(1800)));
 }
-
-use crate::Route;
 
 #[test]
 fn discover_is_repeated_for_ever_and_ever_more_slowly() {
