@@ -179,11 +179,7 @@ fn hostile_tables_are_survived() {
 }
 
 #[test]
-fn modprobe_without_modules_reports_failure() {
-    if Path::new("/sysroot").exists() {
-        println!("skipped: needs a machine without /sysroot");
-        return;
-    }
+fn modprobe_of_nothing_known_reports_failure() {
     let args = ["-q", "--", "no_such_module_at_all"].map(OsString::from);
     assert_eq!(modprobe(args), std::process::ExitCode::FAILURE);
 }

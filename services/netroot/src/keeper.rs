@@ -76,6 +76,8 @@ const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// Two tries a second of 750 boards are nothing for a head that is up again, and I/O is back within two seconds: the
 /// kernel takes up to 1.3 of them to repeat the requests in flight.
 const LAST_DELAY: Duration = Duration::from_millis(500);
+/// The server has to be given another image; nobody does that within a second.
+const AFTER_REJECTION: Duration = Duration::from_secs(2);
 /// A connection that lived shorter counts as another failure, so that a server that accepts and drops is
 /// not dialled in a tight loop.
 const STABLE: Duration = Duration::from_secs(5);
@@ -136,7 +138,7 @@ impl Keeper {
             (Input::Rejected, State::Up { .. }) => {
                 self.size = None;
                 self.down_since = now;
-                self.wait(now);
+                self.state = State::Waiting { until: now + AFTER_REJECTION };
             }
             _ => {}
         }

@@ -6,8 +6,8 @@
 //! the device anew whenever the head went away. On the head it mounts a partition of the card instead. What it
 //! waits for it says; nothing is fatal.
 //!
-//! The same binary is `/sbin/modprobe` of the initramfs: the kernel asks for code it lacks by that name, and looks
-//! it up in the initramfs for as long as the machine runs.
+//! The same binary is `/sbin/modprobe` of the initramfs: the kernel asks for code it lacks by that name, there until
+//! the switch of root.
 //!
 //! Specifications: ARCHITECTURE.md ("Life of a boot", "Contracts between parts"), RFC 2131 (through `dhcp`), the NBD
 //! protocol (through `nbd`), drivers/block/nbd.c, rtnetlink(7).

@@ -65,7 +65,6 @@ struct Node {
     watch: Option<AbortHandle>,
     hotplug: AbortHandle,
     events: mpsc::Sender<Event>,
-    last_failure: String,
 }
 
 /// Runs until SIGTERM.
@@ -139,7 +138,6 @@ impl Node {
             watch: None,
             hotplug: hotplug.abort_handle(),
             events,
-            last_failure: String::new(),
         };
         node.adopt(now)?;
         Ok(node)
@@ -187,7 +185,7 @@ impl Node {
                 self.keeper.receive(Input::Dialled(Some(size)), now);
             }
             Event::Dialled(Err(error)) => {
-                self.failed(&with_source(&error));
+                self.report.obstacle(&with_source(&error));
                 self.keeper.receive(Input::Dialled(None), now);
             }
             Event::Lost => self.keeper.receive(Input::Lost, now),
@@ -296,7 +294,7 @@ impl Node {
                 true
             }
             Err(error) => {
-                self.failed(&format!("the kernel refuses the connection: {error}"));
+                self.report.obstacle(&format!("the kernel refuses the connection: {error}"));
                 false
             }
         }
@@ -322,8 +320,6 @@ impl Node {
                 self.report.waiting_for(&format!("the root from {}", self.server), Instant::now());
             }
             keeper::News::Up { after, failures } => {
-                self.last_failure.clear();
-                self.report.done_waiting();
                 let text = format!(
                     "root attached from {} after {} ms, {failures} failed tries",
                     self.server,
@@ -332,21 +328,14 @@ impl Node {
                 self.report.log(Level::Info, &text);
                 self.report.status(&text);
                 self.timeline.record("attached");
-                if !self.mounted {
-                    self.mount();
+                match self.mounted {
+                    true => self.report.done_waiting(),
+                    false => self.mount(),
                 }
             }
-            keeper::News::WrongSize { expected, found } => self.failed(&format!(
+            keeper::News::WrongSize { expected, found } => self.report.obstacle(&format!(
                 "the server has another image under this name ({found} bytes instead of {expected})"
             )),
-        }
-    }
-
-    /// The same failure every second is said once.
-    fn failed(&mut self, what: &str) {
-        if self.last_failure != what {
-            self.report.log(Level::Warning, format_args!("{}: {what}", self.server));
-            what.clone_into(&mut self.last_failure);
         }
     }
 
@@ -365,7 +354,7 @@ impl Node {
             Ok(()) => return self.rooted(),
             Err(error) => error,
         };
-        self.report.log(Level::Error, with_source(&error));
+        self.report.obstacle(&with_source(&error));
         if !error.is_the_devices_fault() {
             let events = self.events.clone();
             spawn_local(async move {

@@ -34,6 +34,7 @@ pub struct Reporter {
 #[derive(Debug)]
 struct Wait {
     what: String,
+    obstacle: String,
     since: Instant,
     say_next: Instant,
 }
@@ -78,7 +79,19 @@ impl Reporter {
         }
         self.log(Level::Info, format_args!("waiting for {what}"));
         self.status(format_args!("waiting for {what}"));
-        *wait = Some(Wait { what: what.to_owned(), since: now, say_next: now + FIRST_REMINDER });
+        let (what, obstacle) = (what.to_owned(), String::new());
+        *wait = Some(Wait { what, obstacle, since: now, say_next: now + FIRST_REMINDER });
+    }
+
+    /// Says what stands in the way: once, and again when the wait is brought to mind.
+    pub fn obstacle(&self, text: &str) {
+        let mut wait = self.wait.borrow_mut();
+        match wait.as_mut() {
+            Some(wait) if wait.obstacle == text => return,
+            Some(wait) => text.clone_into(&mut wait.obstacle),
+            None => {}
+        }
+        self.log(Level::Warning, text);
     }
 
     /// The wait is over.
@@ -92,7 +105,9 @@ impl Reporter {
         let wait = wait.as_mut()?;
         if now >= wait.say_next {
             let seconds = now.saturating_duration_since(wait.since).as_secs();
-            self.log(Level::Error, format_args!("still waiting for {} ({seconds} s)", wait.what));
+            let Wait { what, obstacle, .. } = &*wait;
+            let why = if obstacle.is_empty() { "" } else { ": " };
+            self.log(Level::Error, format_args!("still waiting for {what} ({seconds} s){why}{obstacle}"));
             wait.say_next = now + NEXT_REMINDER;
         }
         Some(wait.say_next)
