@@ -52,7 +52,7 @@ fn every_model_boots_from_dnsmasq() {
 #[test]
 fn every_model_boots_from_our_own_servers_without_a_violation() {
     let Some(bramble) = bramble() else {
-        println!("skipped: needs target/debug/bramble");
+        println!("skipped: needs bramble: cargo build -p bramble");
         return;
     };
     if !inside_a_namespace("every_model_boots_from_our_own_servers_without_a_violation", &[]) {
@@ -125,9 +125,12 @@ fn lay_out(root: &Path) {
     }
 }
 
-/// The program under the same target directory as this test.
+/// `BRAMBLE_BINARY`, or the program under the same target directory as this test.
 fn bramble() -> Option<PathBuf> {
-    let path = std::env::current_exe().ok()?.parent()?.parent()?.join("bramble");
+    let path = match std::env::var_os("BRAMBLE_BINARY") {
+        Some(path) => PathBuf::from(path),
+        None => std::env::current_exe().ok()?.parent()?.parent()?.join("bramble"),
+    };
     let help = Command::new(&path).args(["tftp-server", "--help"]).output().ok()?;
     let knows_the_services = String::from_utf8_lossy(&help.stdout).contains("--root");
     knows_the_services.then_some(path)
