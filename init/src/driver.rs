@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
 use manifest::{MachineRole, TABLE};
 use nix::errno::Errno;
@@ -31,6 +32,9 @@ use crate::supervisor::{Action, Ending, Event, Moment, Outcome, Refusal, Report,
 /// So many ended processes are taken note of in one pass; a fork bomb's orphans wait for the next.
 const REAPED_MAX: usize = 64;
 
+/// Where requests come in.
+const SOCKET: &str = "/run/init.sock";
+
 /// PID 1.
 pub struct Driver {
     supervisor: Supervisor,
@@ -47,6 +51,8 @@ pub struct Driver {
     started: Moment,
     /// The helpers at work, and what their end means.
     helpers: Vec<(i32, Event)>,
+    /// True if more processes have ended than one pass takes note of.
+    unreaped: bool,
 }
 
 /// Something poll(2) waits for.
@@ -69,8 +75,8 @@ impl Driver {
         let supervisor = Supervisor::new(TABLE, machine);
         let stations =
             supervisor.rows().iter().map(|row| Station::new(row.service())).collect::<Result<_, _>>()?;
-        let server = Server::bind()
-            .inspect_err(|error| kmsg.say(3, &format!("init: /run/init.sock: {error}; going on without")))
+        let server = Server::bind(Path::new(SOCKET))
+            .inspect_err(|error| kmsg.say(3, &format!("init: {SOCKET}: {error}; going on without")))
             .ok();
         let cgroups = Cgroups::open()
             .inspect_err(|error| kmsg.say(3, &format!("init: cgroups: {error}; going on without limits")))
@@ -91,6 +97,7 @@ impl Driver {
             null,
             started,
             helpers: Vec::new(),
+            unreaped: false,
         })
     }
 
@@ -146,6 +153,10 @@ impl Driver {
     }
 
     fn timeout(&self) -> PollTimeout {
+        // The signal that announced them has been read already.
+        if self.unreaped {
+            return PollTimeout::ZERO;
+        }
         let deadlines = [
             self.supervisor.deadline(),
             self.watchdog.deadline(),
@@ -218,7 +229,10 @@ impl Driver {
             let (pid, outcome) = match sys::reap() {
                 Ok(Some((pid, End::Exit(status)))) => (pid, Outcome::Exit(status)),
                 Ok(Some((pid, End::Signal(number)))) => (pid, Outcome::Signal(number)),
-                Ok(None) | Err(_) => return,
+                Ok(None) | Err(_) => {
+                    self.unreaped = false;
+                    return;
+                }
             };
             if let Some(place) = self.helpers.iter().position(|(helper, _)| *helper == pid) {
                 let (_, event) = self.helpers.swap_remove(place);
@@ -227,10 +241,11 @@ impl Driver {
             }
             let row = self.supervisor.rows().iter().find(|row| row.pid() == Some(pid)).map(|row| row.id());
             if let Some(station) = row.and_then(|row| self.stations.get_mut(row.index())) {
-                station.ended(&self.kmsg, clock::now());
+                station.ended(outcome, &self.kmsg, clock::now());
             }
             self.event(Event::Exited { pid, outcome });
         }
+        self.unreaped = true;
     }
 
     fn serve(&mut self) {

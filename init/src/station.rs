@@ -12,7 +12,7 @@ use crate::edge::cgroup::{Cgroup, Cgroups};
 use crate::edge::child::{self, Child};
 use crate::edge::kmsg::Kmsg;
 use crate::log::{ConsoleBudget, Entry, LINE_MAX, Ring, Show, Splitter};
-use crate::supervisor::Moment;
+use crate::supervisor::{Moment, Outcome};
 use manifest::Service;
 
 /// The longest status text, in bytes.
@@ -134,7 +134,7 @@ impl Station {
     }
 
     /// The row's process has ended: reads its last lines and closes its notify pipe.
-    pub fn ended(&mut self, kmsg: &Kmsg, now: Moment) {
+    pub fn ended(&mut self, outcome: Outcome, kmsg: &Kmsg, now: Moment) {
         for _ in 0..READS_TO_EMPTY {
             if !self.read_log(kmsg, now) {
                 break;
@@ -143,6 +143,7 @@ impl Station {
         let Self { service, splitter, ring, budget, .. } = self;
         splitter.flush(|entry| keep(service.name, entry, ring, budget, kmsg, now));
         self.notify = None;
+        self.status = outcome.to_string();
     }
 
     /// Reads a bounded amount of what the row has said; true if there was anything.
@@ -195,4 +196,67 @@ fn keep(name: &str, entry: Entry, ring: &mut Ring, budget: &mut ConsoleBudget, k
         kmsg.say(entry.priority, &format!("{name}: {}", entry.text));
     }
     ring.push(entry, now);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn station() -> Station {
+        Station::new(manifest::TABLE.last().unwrap()).unwrap()
+    }
+
+    fn say(station: &Station, text: &str) {
+        File::from(station.log_writer.try_clone().unwrap()).write_all(text.as_bytes()).unwrap();
+    }
+
+    /// A station whose row speaks through the returned pipe.
+    fn with_notify() -> (Station, File) {
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        let mut station = station();
+        station.notify = Some(reader.into());
+        (station, writer.into())
+    }
+
+    #[test]
+    fn the_last_words_of_a_process_are_kept_even_without_a_line_end() {
+        let mut station = station();
+        say(&station, &format!("<4>{}\nlast words", "x".repeat(60_000)));
+        station.ended(Outcome::Signal(9), &Kmsg::silent(), Moment::from_secs(1));
+        assert!(station.ring().print().ends_with("6 1000000 last words\n"));
+        assert_eq!(station.status(), "signal 9");
+    }
+
+    #[test]
+    fn a_flood_is_read_in_bounded_shares() {
+        let mut station = station();
+        say(&station, &"12345\n".repeat(5_000));
+        assert!(station.read_log(&Kmsg::silent(), Moment::ZERO));
+        assert!(station.ring().print().len() < 3 * READ_MAX);
+        let reads = std::iter::repeat_with(|| station.read_log(&Kmsg::silent(), Moment::ZERO)).take(100);
+        assert_eq!(reads.filter(|more| *more).count(), 30_000_usize.div_ceil(READ_MAX) - 1);
+    }
+
+    #[test]
+    fn status_and_readiness_come_through_the_notify_pipe() {
+        let (mut station, mut row) = with_notify();
+        assert_eq!(station.read_notify(), None);
+        row.write_all(b"STATUS serving\t3 files\nREADY\nREA").unwrap();
+        assert_eq!(station.read_notify(), Some(Notice::Ready));
+        assert_eq!(station.status(), "serving 3 files");
+        row.write_all(b"DYNOT\nnoise\n\xff\n").unwrap();
+        assert_eq!(station.read_notify(), None);
+        drop(row);
+        assert_eq!(station.read_notify(), Some(Notice::Closed));
+        assert_eq!(station.read_notify(), None);
+    }
+
+    #[test]
+    fn a_status_of_any_length_stays_short() {
+        let (mut station, mut row) = with_notify();
+        row.write_all(format!("STATUS {}\n", "s".repeat(400)).as_bytes()).unwrap();
+        station.read_notify();
+        assert!(station.status().len() <= STATUS_MAX + " [cut]".len());
+    }
 }

@@ -9,6 +9,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::socket::getsockopt;
@@ -16,8 +17,6 @@ use nix::sys::socket::sockopt::PeerCredentials;
 
 use crate::request::{Error, REQUEST_MAX};
 use crate::supervisor::Moment;
-
-const PATH: &str = "/run/init.sock";
 
 /// The operator, the agent, and some that hang.
 const CONNECTIONS_MAX: usize = 8;
@@ -62,10 +61,10 @@ impl Server {
     ///
     /// # Errors
     /// When the socket cannot be made.
-    pub fn bind() -> std::io::Result<Self> {
-        let listener = UnixListener::bind(PATH)?;
+    pub fn bind(path: &Path) -> std::io::Result<Self> {
+        let listener = UnixListener::bind(path)?;
         listener.set_nonblocking(true)?;
-        fs::set_permissions(PATH, fs::Permissions::from_mode(0o666))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
         Ok(Self { listener, connections: Vec::new() })
     }
 
@@ -149,4 +148,95 @@ impl Connection {
 
 fn is_patient(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bench {
+        server: Server,
+        folder: tempfile::TempDir,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            Self { server: Server::bind(&folder.path().join("sock")).unwrap(), folder }
+        }
+
+        fn connect(&self) -> UnixStream {
+            let stream = UnixStream::connect(self.folder.path().join("sock")).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            stream
+        }
+
+        /// One pass of the loop, in which every request is answered with itself and its sender.
+        fn serve(&mut self, seconds: u64) {
+            let echo = |line: &[u8], user| format!("{user} {}\n", String::from_utf8_lossy(line));
+            self.server.serve(Moment::from_secs(seconds), echo);
+        }
+    }
+
+    fn answer(stream: &mut UnixStream) -> Option<String> {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok().map(|_| text)
+    }
+
+    #[test]
+    fn a_request_in_pieces_gets_one_answer_and_the_end_of_the_stream() {
+        let mut bench = Bench::new();
+        let mut client = bench.connect();
+        client.write_all(b"serv").unwrap();
+        bench.serve(0);
+        client.write_all(b"ices\nmore\n").unwrap();
+        bench.serve(0);
+        assert_eq!(answer(&mut client), Some(format!("{} services\n", nix::unistd::getuid())));
+        assert!(bench.server.deadline().is_none());
+    }
+
+    #[test]
+    fn a_request_without_end_is_refused() {
+        let mut bench = Bench::new();
+        let mut client = bench.connect();
+        client.write_all(&[b'x'; REQUEST_MAX]).unwrap();
+        bench.serve(0);
+        assert!(answer(&mut client).unwrap().starts_with("error: "));
+    }
+
+    #[test]
+    fn a_client_that_says_nothing_is_dropped_in_time() {
+        let mut bench = Bench::new();
+        let mut client = bench.connect();
+        bench.serve(10);
+        assert_eq!(bench.server.deadline(), Some(Moment::from_secs(12)));
+        assert_eq!(answer(&mut client), None);
+        bench.serve(12);
+        assert_eq!(answer(&mut client), Some(String::new()));
+    }
+
+    #[test]
+    fn idle_clients_do_not_keep_others_out() {
+        let mut bench = Bench::new();
+        let mut idle: Vec<_> = (0..30).map(|_| bench.connect()).collect();
+        let mut client = bench.connect();
+        client.write_all(b"services\n").unwrap();
+        for _ in 0..4 {
+            bench.serve(0);
+            assert!(bench.server.connections.len() <= CONNECTIONS_MAX);
+        }
+        assert!(answer(&mut client).unwrap().ends_with("services\n"));
+        assert_eq!(answer(&mut idle[0]), Some(String::new()), "the oldest gave way");
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_keeps_nobody_waiting() {
+        let mut bench = Bench::new();
+        let mut client = bench.connect();
+        client.write_all(b"logs\n").unwrap();
+        bench.server.serve(Moment::ZERO, |_, _| "x".repeat(4 << 20));
+        assert_eq!(bench.server.connections.len(), 1);
+        bench.serve(3);
+        assert_eq!(bench.server.connections.len(), 0);
+    }
 }

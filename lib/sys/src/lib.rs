@@ -11,7 +11,6 @@ mod block;
 mod capability;
 mod descriptor;
 mod module;
-mod neighbour;
 mod power;
 mod process;
 mod watchdog;
@@ -20,7 +19,6 @@ pub use block::{block_device_size, reread_partition_table, resize_ext4, resize_p
 pub use capability::{drop_bounding_capability, raise_ambient_capability, set_capabilities};
 pub use descriptor::adopt_descriptor;
 pub use module::{ModuleFile, finit_module};
-pub use neighbour::set_neighbour;
 pub use power::restart_with_argument;
 pub use process::{End, Fork, exit_immediately, fork, fork_into_cgroup, reap};
 pub use watchdog::set_watchdog_timeout;
