@@ -75,8 +75,6 @@ pub struct Config {
     pub overlays: Vec<String>,
     /// Whether an `include` line was met (and, as in `bootcode.bin`, not followed).
     pub has_include: bool,
-    /// Bytes beyond [`CONFIG_LIMIT`], which were not read.
-    pub unread_bytes: usize,
 }
 
 impl Config {
@@ -99,14 +97,12 @@ impl Config {
             boot_ramdisk: false,
             overlays: Vec::new(),
             has_include: false,
-            unread_bytes: 0,
         }
     }
 
     /// Reads config.txt (or tryboot.txt). Later lines win over earlier ones.
     pub fn parse(bytes: &[u8], facts: &Facts) -> Config {
         let mut config = Config::defaults(facts.model);
-        config.unread_bytes = bytes.len().saturating_sub(CONFIG_LIMIT);
         for line in matching_lines(bytes, CONFIG_LIMIT, facts) {
             config.apply(&line);
         }
