@@ -16,6 +16,7 @@ use dhcp::{
 };
 use nix::errno::Errno;
 use std::{
+    error::Error,
     io,
     net::Ipv4Addr,
     path::Path,
@@ -25,7 +26,7 @@ use std::{
 /// Messages handled before the journal is made durable: one sync of an SD card takes up to a second or so, which 256
 /// boards then share.
 const BATCH_MAX: usize = 256;
-/// How often the list of name servers is read again, and the status and a broken journal are seen to.
+/// How often the list of name servers is read again, and interface, status and a broken journal are seen to.
 const CHORES_EVERY: Duration = Duration::from_secs(10);
 /// A resolv.conf has some hundred octets.
 const RESOLVERS_MAX_BYTES: u64 = 64 * 1024;
@@ -201,12 +202,16 @@ impl Driver {
         });
         if let Err(error) = outcome.await? {
             self.journal_broken = true;
-            tracing::error!(error = %chain(&error), "addresses given from now on may change at the next power cut");
+            tracing::error!(
+                error = &error as &dyn Error,
+                "addresses given from now on may change at the next power cut"
+            );
         }
         Ok(())
     }
 
     async fn do_chores(&mut self, ctx: &service::Context) -> anyhow::Result<()> {
+        self.sockets.check_interface()?;
         self.read_resolvers();
         if self.journal_broken {
             let all: Vec<Record> = self.server.records().collect();
@@ -270,11 +275,6 @@ fn is_about(output: &Output, records: &[Record]) -> bool {
         Output::Exhausted(_) => None,
     };
     address.is_some_and(|address| records.iter().any(|record| record.address == address))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Never, when there is no deadline. Cancel-safe.

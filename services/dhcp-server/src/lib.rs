@@ -41,7 +41,10 @@ pub async fn run(args: Args, ctx: service::Context) -> anyhow::Result<()> {
     let server = Server::new(settings.dhcp, records, Instant::now());
     if journal.wants_compaction(server.bound()) {
         let records: Vec<_> = server.records().collect();
-        journal.compact(&records).context("cannot tidy the leases")?;
+        // On a full disk the journal stays as it is, which is good enough.
+        if let Err(error) = journal.compact(&records) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot shorten the journal of leases");
+        }
     }
     tracing::info!(known, interface = sockets.interface(), address = %settings.server, "serving");
     let neighbours = neighbour::Neighbours::start(sockets.interface_index());

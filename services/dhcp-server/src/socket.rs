@@ -60,6 +60,17 @@ impl Sockets {
         self.index
     }
 
+    /// Whether the interface is still the one the sockets are tied to: a new one of the same name is not.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(crate) fn check_interface(&self) -> anyhow::Result<()> {
+        match nix::net::if_::if_nametoindex(self.interface.as_str()) {
+            Ok(index) if index == self.index => Ok(()),
+            _ => bail!("interface {} is gone", self.interface),
+        }
+    }
+
     /// Completes when a message has come in. Cancel-safe.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         self.udp.readable().await

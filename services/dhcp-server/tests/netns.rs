@@ -206,6 +206,39 @@ fn a_storm_of_boards_is_answered_and_the_figures_printed() {
 }
 
 #[test]
+fn a_full_disk_is_said_and_boards_get_their_addresses_all_the_same() {
+    inside("a_full_disk_is_said_and_boards_get_their_addresses_all_the_same", &[], || {
+        let lab = Lab::new();
+        let disk = lab.file("disk");
+        std::fs::create_dir(&disk).expect("the folder is ours");
+        run("mount", &["-t", "tmpfs", "-o", "size=4k", "none", &disk]);
+        std::fs::write(format!("{disk}/fill"), [0; 4096]).expect("there is room for this");
+        let server = lab.serve_with(&format!("{disk}/leases"), "");
+        let (_, offer) = lab.wire().ask(&pi_discover(MacAddr([2, 0, 0, 0, 0, 1])));
+        assert_eq!(offer.yiaddr, Ipv4Addr::new(10, 77, 0, 11));
+        wait_for(|| lab.log(), "No space left on device");
+        // Room again: within ten seconds the journal is whole.
+        std::fs::remove_file(format!("{disk}/fill")).expect("it was made above");
+        wait_for(|| lab.log(), "whole again");
+        drop(server);
+        let journal = std::fs::read_to_string(format!("{disk}/leases")).expect("the journal is there");
+        assert!(journal.starts_with("10.77.0.11 02:00:00:00:00:01 "), "{journal:?}");
+        run("umount", &[&disk]);
+    });
+}
+
+#[test]
+fn a_server_whose_interface_goes_away_ends_with_an_error() {
+    inside("a_server_whose_interface_goes_away_ends_with_an_error", &[], || {
+        let lab = Lab::new();
+        let mut server = lab.serve("");
+        run("ip", &["link", "del", "s0"]);
+        wait_for(|| lab.log(), "interface s0 is gone");
+        assert!(!server.0.wait().expect("it is our child").success());
+    });
+}
+
+#[test]
 fn what_cannot_work_is_said_in_one_line() {
     inside("what_cannot_work_is_said_in_one_line", &[], || {
         let lab = Lab::new();
@@ -326,10 +359,13 @@ impl Lab {
 
     /// Starts a server and waits until it is ready.
     fn serve(&self, more: &str) -> Server {
+        self.serve_with(&self.file("leases"), more)
+    }
+
+    fn serve_with(&self, leases: &str, more: &str) -> Server {
         let log = self.file("server.log");
         let arguments = format!(
-            "--interface s0 --address 10.77.0.1/16 --pool 10.77.0.11-10.77.9.254 --leases {} --lease-time 60 {more}",
-            self.file("leases")
+            "--interface s0 --address 10.77.0.1/16 --pool 10.77.0.11-10.77.9.254 --leases {leases} --lease-time 60 {more}"
         );
         let child = Command::new(std::env::current_exe().expect("a test has a path"))
             .args(["--exact", "server_process", "--nocapture"])
@@ -339,8 +375,13 @@ impl Lab {
             .spawn()
             .expect("we can start ourselves");
         let server = Server(child);
-        wait_for(|| std::fs::read_to_string(&log).unwrap_or_default(), "ready:");
+        wait_for(|| self.log(), "ready:");
         server
+    }
+
+    /// What the last server said.
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.file("server.log")).unwrap_or_default()
     }
 
     /// Runs a command in the client's namespace; what it printed.
@@ -472,7 +513,7 @@ fn wait_for(look: impl Fn() -> String, wanted: &str) -> String {
         if text.contains(wanted) {
             return text;
         }
-        assert!(began.elapsed() < Duration::from_secs(10), "no {wanted:?} in {text:?}");
+        assert!(began.elapsed() < Duration::from_secs(15), "no {wanted:?} in {text:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
