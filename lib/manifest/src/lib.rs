@@ -97,6 +97,7 @@ pub enum Capability {
     NetAdmin = 12,
     NetRaw = 13,
     SysModule = 16,
+    SysPtrace = 19,
     SysAdmin = 21,
     SysResource = 24,
 }
