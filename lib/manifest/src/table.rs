@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::Capability::{
     Chown, DacOverride, DacReadSearch, Fowner, NetAdmin, NetBindService, NetRaw, SysAdmin, SysModule,
-    SysResource,
+    SysPtrace, SysResource,
 };
 use crate::{BackOff, Capabilities, Directory, Limits, ROOT, Readiness, Role, Service, Stage, User};
 
