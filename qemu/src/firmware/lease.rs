@@ -224,7 +224,9 @@ impl Exchange<'_> {
         wire: &mut Wire<'_>,
         deadline: Instant,
     ) -> Result<Option<(Ipv4Addr, Message)>, CableError> {
-        while let Some(received) = wire.receive(deadline).await? {
+        // Checked here too: what is for others, or not accepted, must not hold the deadline up.
+        while Instant::now() < deadline {
+            let Some(received) = wire.receive(deadline).await? else { break };
             if received.destination_port != CLIENT_PORT {
                 continue;
             }

@@ -92,22 +92,21 @@ pub(super) async fn transfer(
         let fetch_at = fetch.deadline().map_or(start, Instant::from_std);
         let received = wire.receive(silent_at.map_or(fetch_at, |silent_at| silent_at.min(fetch_at))).await?;
         let now = Instant::now();
-        match received {
-            Some(datagram) if datagram.destination_port == source_port => {
-                if *datagram.source.ip() == server.address {
-                    heard_at = now;
-                    port.get_or_insert(datagram.source.port());
-                    if let Some(payload) =
-                        fetch.receive(datagram.source.port(), datagram.payload(), now.into_std())
-                    {
-                        content.extend_from_slice(payload);
-                    }
-                }
+        if let Some(datagram) = received
+            && datagram.destination_port == source_port
+            && *datagram.source.ip() == server.address
+        {
+            heard_at = now;
+            port.get_or_insert(datagram.source.port());
+            if let Some(payload) = fetch.receive(datagram.source.port(), datagram.payload(), now.into_std()) {
+                content.extend_from_slice(payload);
             }
-            Some(_) => {}
-            None if silent_at.is_some_and(|silent_at| now >= silent_at) => break Verdict::Silence,
-            None => fetch.expire(now.into_std()),
         }
+        // Whatever came: a flood of anything else must not keep a transfer alive.
+        if manner.silence.is_some_and(|silence| now >= heard_at + silence) {
+            break Verdict::Silence;
+        }
+        fetch.expire(now.into_std());
     };
     let elapsed = start.elapsed();
     let mut violations = manner.violations(&fetch, verdict, elapsed);

@@ -76,11 +76,17 @@ impl<'p> Wire<'p> {
     }
 
     /// The next datagram for us, or `None` at `deadline`. Questions for our address are answered on the way.
+    ///
+    /// What is already in the queue is handed over even after the deadline, so that a stall of this program is not
+    /// taken for a silent server; frames for others do not hold the deadline up.
     pub(super) async fn receive(&mut self, deadline: Instant) -> Result<Option<Received>, CableError> {
         loop {
             let Some(frame) = self.next_frame(deadline).await? else { return Ok(None) };
             if let Some(received) = self.take(frame) {
                 return Ok(Some(received));
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
             }
         }
     }
@@ -96,7 +102,8 @@ impl<'p> Wire<'p> {
             let question = Arp::who_has(address, own, self.mac).encode();
             self.port.to_switch.send(question).await.map_err(|_| CableError)?;
             let repeat_at = deadline.min(Instant::now() + ARP_REPEAT);
-            while let Some(frame) = self.next_frame(repeat_at).await? {
+            while Instant::now() < repeat_at {
+                let Some(frame) = self.next_frame(repeat_at).await? else { break };
                 if let Some(arp) = Arp::decode(&frame)
                     && arp.operation == ArpOperation::Reply
                     && arp.sender == address
@@ -120,15 +127,15 @@ impl<'p> Wire<'p> {
                     Err(_) => return Ok(None),
                 },
             };
-            match frame.get(..6) {
-                Some(to) if to == self.mac.0 || to == MacAddr::BROADCAST.0 => {}
-                _ => continue,
-            }
-            if let Some(answer) = self.arp_answer(&frame) {
+            let is_ours = frame.get(..6).is_some_and(|to| to == self.mac.0 || to == MacAddr::BROADCAST.0);
+            if let Some(answer) = self.arp_answer(&frame).filter(|_| is_ours) {
                 self.port.to_switch.send(answer).await.map_err(|_| CableError)?;
-                continue;
+            } else if is_ours {
+                return Ok(Some(frame));
             }
-            return Ok(Some(frame));
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
         }
     }
 

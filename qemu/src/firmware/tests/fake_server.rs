@@ -50,6 +50,14 @@ pub(super) struct Behaviour {
     pub(super) boasts: Option<&'static str>,
     pub(super) refusal_delay: Duration,
     pub(super) one_port: bool,
+    /// Answers a DISCOVER, or a read, with datagrams that mean nothing, for ever.
+    pub(super) flood: Option<Flood>,
+}
+
+#[derive(PartialEq, Eq)]
+pub(super) enum Flood {
+    AfterDiscover,
+    AfterRead,
 }
 
 /// What the board sent.
@@ -166,6 +174,9 @@ impl FakeServer {
         } else {
             self.seen.requests.push(message.clone());
         }
+        if self.behaviour.flood == Some(Flood::AfterDiscover) {
+            return self.flood(68).await;
+        }
         if self.behaviour.no_dhcp {
             return;
         }
@@ -222,6 +233,9 @@ impl FakeServer {
                 self.seen.reads.push((client, name.clone(), payload.to_vec()));
                 let question = Arp::who_has(NODE, SERVER, SERVER_MAC).encode();
                 self.frame(question).await;
+                if self.behaviour.flood == Some(Flood::AfterRead) {
+                    return self.flood(client).await;
+                }
                 self.read(client, name, request.options).await;
             }
             Packet::Acknowledgement { block } => self.data(client, block).await,
@@ -294,17 +308,30 @@ impl FakeServer {
         self.udp(client, port, &packet).await;
     }
 
-    async fn udp(&mut self, to: u16, from: u16, payload: &[u8]) {
-        let destination = if to == 68 { Ipv4Addr::BROADCAST } else { NODE };
-        let destination_mac =
-            if to == 68 { MacAddr::BROADCAST } else { MacAddr(super::board(super::Model::Pi4).mac) };
-        let datagram = Datagram {
-            source_mac: SERVER_MAC,
-            destination_mac,
-            source: SocketAddrV4::new(SERVER, from),
-            destination: SocketAddrV4::new(destination, to),
-            payload,
-        };
-        self.frame(datagram.encode().unwrap()).await;
+    /// Datagrams to the board's port and to another, and frames to nobody, until the board unplugs. From a thread of
+    /// its own, so that the board never finds its queue empty for long.
+    async fn flood(&mut self, port: u16) {
+        let frames = [datagram(port, 9, b"junk"), datagram(9, 9, b"junk"), vec![0; 60]];
+        let to_board = self.to_board.clone();
+        let flood = move || while frames.iter().all(|frame| to_board.blocking_send(frame.clone()).is_ok()) {};
+        tokio::task::spawn_blocking(flood).await.unwrap();
     }
+
+    async fn udp(&mut self, to: u16, from: u16, payload: &[u8]) {
+        self.frame(datagram(to, from, payload)).await;
+    }
+}
+
+fn datagram(to: u16, from: u16, payload: &[u8]) -> Vec<u8> {
+    let destination = if to == 68 { Ipv4Addr::BROADCAST } else { NODE };
+    let destination_mac =
+        if to == 68 { MacAddr::BROADCAST } else { MacAddr(super::board(super::Model::Pi4).mac) };
+    let datagram = Datagram {
+        source_mac: SERVER_MAC,
+        destination_mac,
+        source: SocketAddrV4::new(SERVER, from),
+        destination: SocketAddrV4::new(destination, to),
+        payload,
+    };
+    datagram.encode().unwrap()
 }

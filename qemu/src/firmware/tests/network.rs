@@ -5,7 +5,7 @@ use std::time::Duration;
 use dhcp::code;
 use tokio::time::Instant;
 
-use super::fake_server::{Behaviour, NODE, SERVER, Seen, start};
+use super::fake_server::{Behaviour, Flood, NODE, SERVER, Seen, start};
 use super::*;
 use crate::firmware::*;
 
@@ -239,4 +239,22 @@ async fn a_pulled_cable_ends_the_boot() {
     let _ = server.await;
     let end = boot_from_network(&mut port, &board(Model::Pi4), &mut |_| {}).await;
     assert_eq!(end.unwrap_err(), NetworkError::Cable(CableError));
+}
+
+/// In real time, because virtual time stands still while anybody is busy.
+#[tokio::test]
+async fn a_flood_of_other_frames_does_not_hold_up_any_deadline() {
+    let settings = Settings {
+        dhcp_timeout: Duration::from_millis(400),
+        dhcp_request_timeout: Duration::from_millis(100),
+        file_timeout: Duration::from_millis(400),
+        ..Settings::default()
+    };
+    for flood in [Flood::AfterDiscover, Flood::AfterRead] {
+        let behaviour = Behaviour { flood: Some(flood), ..Behaviour::default() };
+        let attempt = boot(Model::Pi4, settings, boot_files(Model::Pi4, PREFIX), behaviour);
+        let (end, _, _, elapsed) = tokio::time::timeout(Duration::from_secs(20), attempt).await.unwrap();
+        assert!(matches!(end, Err(NetworkError::Dhcp(_) | NetworkError::Transfer { .. })), "{end:?}");
+        assert!(elapsed < Duration::from_secs(5), "{elapsed:?}");
+    }
 }
