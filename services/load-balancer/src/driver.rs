@@ -216,7 +216,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A request head that does not fit is answered 431; 16 KiB is what common servers allow.
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 100;
-const DRAIN: Duration = Duration::from_secs(5);
+/// init kills what has not ended after 3 s.
+const DRAIN: Duration = Duration::from_millis(2500);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const TOO_MANY: &[u8] =
     b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: text/plain\r\ncontent-length: 39\r\n\

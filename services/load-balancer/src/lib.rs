@@ -32,7 +32,7 @@ use tokio::net::TcpListener;
 use balancer::{Balancer, Limits};
 use driver::Entrance;
 
-/// Settings of `bramble load-balancer`.
+/// Share HTTP requests between the nodes that are ready.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Listen on port 80 and serve the nodes that the cluster state says are ready.
@@ -67,7 +67,7 @@ pub async fn run(args: Args, ctx: service::Context) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr().context("the listening socket has no address")?;
     let members = if args.machine {
-        membership::from_bus(balancer.clone(), entrance.clone())
+        membership::from_bus(bus::ADDRESS, balancer.clone(), entrance.clone())
     } else {
         membership::fixed(&args.backend)
     };

@@ -24,13 +24,17 @@ pub(crate) fn fixed(addresses: &[SocketAddr]) -> watch::Receiver<Vec<Backend>> {
 }
 
 /// Back ends as the cluster state reports them, from now on and for ever. The task ends with its receiver.
-pub(crate) fn from_bus(balancer: Arc<Balancer>, entrance: Arc<Entrance>) -> watch::Receiver<Vec<Backend>> {
+pub(crate) fn from_bus(
+    bus: &'static str,
+    balancer: Arc<Balancer>,
+    entrance: Arc<Entrance>,
+) -> watch::Receiver<Vec<Backend>> {
     let (sender, receiver) = watch::channel(Vec::new());
     tokio::spawn(async move {
         let mut wait = BACK_OFF.0;
         while !sender.is_closed() {
             let mut heard = false;
-            if let Err(error) = follow(&sender, &balancer, &entrance, &mut heard).await {
+            if let Err(error) = follow(bus, &sender, &balancer, &entrance, &mut heard).await {
                 tracing::debug!("no news of the nodes: {error:#}");
             }
             wait = if heard { BACK_OFF.0 } else { (wait * 2).min(BACK_OFF.1) };
@@ -42,14 +46,14 @@ pub(crate) fn from_bus(balancer: Arc<Balancer>, entrance: Arc<Entrance>) -> watc
 
 /// One connection to the bus, to its end.
 async fn follow(
+    bus: &str,
     sender: &watch::Sender<Vec<Backend>>,
     balancer: &Arc<Balancer>,
     entrance: &Arc<Entrance>,
     heard: &mut bool,
 ) -> anyhow::Result<()> {
     let control = Control::new(balancer.clone(), entrance.clone());
-    let connection =
-        bus::builder(bus::ADDRESS, "load-balancer")?.serve_at(Control::PATH, control).build().await?;
+    let connection = bus::builder(bus, "load-balancer")?.serve_at(Control::PATH, control).build().await?;
     let cluster = ClusterProxy::new(&connection).await?;
     // Changes first, then the state, so that nothing falls between the two.
     let mut changes = cluster.receive_backends_changed().await?;
@@ -104,22 +108,4 @@ fn parse(reported: &bus::Backend) -> Option<Backend> {
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reported(name: &str, address: &str) -> bus::Backend {
-        bus::Backend { name: name.into(), address: address.into() }
-    }
-
-    #[test]
-    fn a_report_replaces_the_last_and_leaves_out_what_is_no_address() {
-        let (sender, mut receiver) = watch::channel(Vec::new());
-        publish(&sender, &[reported("node-1", "10.77.0.11:80"), reported("node-2", "nowhere")]);
-        let known = receiver.borrow_and_update().clone();
-        assert_eq!(known, [Backend { name: "node-1".into(), address: ([10, 77, 0, 11], 80).into() }]);
-        publish(&sender, &[reported("node-1", "10.77.0.11:80")]);
-        assert!(!receiver.has_changed().expect("the sender lives"), "nothing new was said");
-        publish(&sender, &[]);
-        assert!(receiver.borrow_and_update().is_empty());
-    }
-}
+mod tests;

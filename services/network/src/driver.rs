@@ -83,6 +83,7 @@ struct Head {
     uplinks: BTreeMap<InterfaceName, Running>,
     table: Option<Table>,
     ready: bool,
+    shown: String,
 }
 
 struct Running {
@@ -101,7 +102,7 @@ impl Drop for Running {
 impl Head {
     fn new(settings: Settings, kernel: Kernel, reports: mpsc::Sender<Report>, ctx: service::Context) -> Self {
         let (uplinks, cluster, table) = (BTreeMap::new(), None, None);
-        Self { settings, kernel, reports, ctx, cluster, uplinks, table, ready: false }
+        Self { settings, kernel, reports, ctx, cluster, uplinks, table, ready: false, shown: String::new() }
     }
 
     /// Compares what there is with what is wanted, and acts. Rules come before the interfaces they are about.
@@ -199,8 +200,12 @@ impl Head {
     }
 
     /// Status line and resolv.conf from what the uplinks have.
-    fn publish(&self) {
-        self.ctx.status(self.summary());
+    fn publish(&mut self) {
+        let summary = self.summary();
+        if summary != self.shown {
+            self.ctx.status(&summary);
+            self.shown = summary;
+        }
         let Some(path) = &self.settings.resolver else { return };
         let names = self.uplinks.values().filter_map(|running| match &running.state {
             State::Leased { names, .. } => Some(names),

@@ -8,6 +8,8 @@
 //! Not supported: IPv6 beyond what the kernel does by itself, VLANs, wireless, address conflict detection, an MTU from the
 //! lease, moving the cluster when an uplink has its network (that is detected, reported, and the uplink not used).
 //!
+//! Shows itself on the machine's bus like every service; needs nothing from it.
+//!
 //! Tasks: [`driver`] decides and owns the cluster's interface and the rules; one [`uplink`] task per uplink; rtnetlink's two
 //! connections. All end with the process; what they set up stays in the kernel.
 //! To watch it: `bramble services` shows interfaces and leases; `bramble network --print-plan` the rules.
@@ -30,7 +32,7 @@ use driver::Settings;
 use links::Wanted;
 pub use nft::{BadInterfaceName, InterfaceName};
 
-/// Settings of `bramble network`.
+/// Set up interfaces, leases, NAT and the packet filter of the head.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Take everything from this machine's configuration, and find the interfaces.
@@ -67,8 +69,10 @@ pub async fn run(args: Args, ctx: service::Context) -> anyhow::Result<()> {
         print!("{}", firewall::table(cluster, nft::Network::of(address, prefix), &uplinks));
         return Ok(());
     }
-    let settings = settings(args)?;
-    driver::run(settings, ctx).await
+    let on_bus = args.machine.then(|| bus::Reporter::start("network"));
+    let outcome = driver::run(settings(args)?, ctx).await;
+    drop(on_bus);
+    outcome
 }
 
 fn settings(args: Args) -> anyhow::Result<Settings> {
@@ -109,7 +113,7 @@ fn parse_address(text: &str) -> Result<(Ipv4Addr, u8), &'static str> {
 }
 
 /// Where the machine's resolvers look (`/etc/resolv.conf` points there).
-const RESOLVER_PATH: &str = "/run/bramble/resolv.conf";
+const RESOLVER_PATH: &str = "/run/bramble/network/resolv.conf";
 /// What an uplink's DHCP server may put into its DNS.
 const HOST_NAME: &str = "bramble";
 

@@ -4,6 +4,8 @@
 //! up: name, serial number, address, image, kernel and time since start, as HTML for a browser and as plain text for curl.
 //! `/healthz` answers 200 while the server serves. Every answer names the node in `X-Bramble-Node`.
 //!
+//! Shows itself on the machine's bus like every service.
+//!
 //! Specification: HTTP/1.1 (RFC 9110, RFC 9112) by hyper.
 //! Not supported: files, TLS, HTTP/2; the load balancer in front has the latter two to itself.
 //!
@@ -21,7 +23,7 @@ use tokio::net::TcpListener;
 
 pub use identity::Identity;
 
-/// Settings of `bramble web`.
+/// Serve a page that says which node answered (HTTP).
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Take everything from this machine's facts, and listen on port 80.
@@ -45,7 +47,9 @@ pub async fn run(args: Args, ctx: service::Context) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr().context("the listening socket has no address")?;
     ctx.ready(format_args!("{} on {address}", identity.name));
+    let on_bus = args.machine.then(|| bus::Reporter::start("web"));
     server::serve(listener, identity, ctx.shutdown()).await;
+    drop(on_bus);
     Ok(())
 }
 
