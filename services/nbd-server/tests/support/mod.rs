@@ -41,7 +41,7 @@ pub fn serve_files(definitions: &[String]) -> SocketAddr {
 
 /// Bytes that differ everywhere.
 pub fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|index| (index / 251 ^ index) as u8).collect()
+    (0..length).map(|index| ((index / 251) ^ index) as u8).collect()
 }
 
 /// A client that has attached.
