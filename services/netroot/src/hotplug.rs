@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Instant;
 
 use modules::{Modules, Report, Uevents};
 use nix::errno::Errno;
@@ -30,7 +31,9 @@ pub async fn watch(first: &[(&str, &str)], changed: Rc<Notify>, report: Rc<Repor
         Ok(uevents) => uevents,
         Err(error) => return report.log(Level::Error, format_args!("cannot hear of new devices: {error}")),
     };
+    let began = Instant::now();
     tell(&modules.coldplug(Path::new("/sys")), &report);
+    report.log(Level::Debug, format_args!("looked at all devices in {} ms", began.elapsed().as_millis()));
     loop {
         let Ok(mut ready) = uevents.readable().await else { return };
         loop {
