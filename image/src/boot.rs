@@ -1,7 +1,7 @@
 //! The boot partition: what a Pi 3, 4 and 5 want to find on the card, and what the head serves over TFTP.
 //!
 //! Sources: the Raspberry Pi documentation on config.txt, boot flow and network boot, and Debian's
-//! `raspi-firmware`. One flat `config.txt` serves all boards, without filters and without `device_tree=`:
+//! `raspi-firmware`. One `config.txt` serves all boards, with a filter for the Pi 5's consoles alone and without `device_tree=`:
 //!
 //! - The firmware asks for device trees by the vendor kernel's names. Where Debian's name differs, a copy bears the other name
 //!   ([`DTB_NAMES`]). `device_tree=` under model filters is documented too, but no filter tells the two steppings of the Pi 5
@@ -44,8 +44,9 @@ pub struct Parts<'a> {
 /// If a firmware file or all device trees are missing.
 pub fn tree(parts: &Parts<'_>) -> Result<Tree> {
     let mut tree = Tree::new();
-    tree.file("config.txt", 0o644, CONFIG);
-    tree.file("cmdline.txt", 0o644, command_line(parts.image_id));
+    tree.file("config.txt", 0o644, format!("{CONFIG}{}", pi_boot::PI5_SECTION));
+    tree.file("cmdline.txt", 0o644, command_line(parts.image_id, pi_boot::CONSOLES));
+    tree.file(pi_boot::COMMAND_LINE_PI5, 0o644, command_line(parts.image_id, pi_boot::CONSOLES_PI5));
     tree.file("bramble.toml", 0o644, parts.settings);
     tree.file("vmlinuz", 0o644, parts.kernel);
     tree.file("initramfs.img", 0o644, parts.initramfs);
@@ -63,9 +64,12 @@ pub fn tree(parts: &Parts<'_>) -> Result<Tree> {
 }
 
 /// The command line of a head: `bramble.*` says who the machine is (ARCHITECTURE.md), the rest is for the kernel.
-pub fn command_line(image_id: &str) -> String {
+pub fn command_line(image_id: &str, consoles: &str) -> String {
     let slot = root_partition(image_id);
-    format!("{KERNEL_OPTIONS} bramble.role=head bramble.image={image_id} bramble.root=PARTUUID={slot}\n")
+    format!(
+        "{consoles} {} bramble.role=head bramble.image={image_id} bramble.root=PARTUUID={slot}\n",
+        pi_boot::KERNEL_SETTINGS
+    )
 }
 
 /// The partition of root slot A as the kernel names it: disk signature, then the partition's number.
@@ -123,10 +127,6 @@ const DTB_PREFIXES: [&str; 3] = ["bcm2837-rpi-", "bcm2711-rpi-", "bcm2712-"];
 /// Pi 3: the first three; Pi 4: the other two. The plain variants, without camera and codecs, are enough for a
 /// machine without a desktop, and the `_cd` ones cannot do 64-bit with all memory.
 const FIRMWARE: [&str; 5] = ["bootcode.bin", "start.elf", "fixup.dat", "start4.elf", "fixup4.dat"];
-
-/// Shared by heads and nodes (ARCHITECTURE.md).
-const KERNEL_OPTIONS: &str = "console=tty1 console=ttyS1,115200 console=ttyAMA10,115200 console=ttyAMA0,115200 \
-                              panic=10 printk.devkmsg=on net.ifnames=0 quiet";
 
 /// Below 4096 bytes, of which some stages read no more; what matters to early stages comes first.
 const CONFIG: &str = "\

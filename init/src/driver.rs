@@ -72,6 +72,8 @@ impl Driver {
     /// # Errors
     /// When the kernel has no descriptors or pipes to give, at a time when nobody else has any.
     pub fn new(kmsg: Kmsg, signals: SignalFd, machine: MachineRole, started: Moment) -> Result<Self, Errno> {
+        // From here on the consoles tell what becomes ready; the kernel's own chatter stays out of sight.
+        kmsg.show_notices();
         let supervisor = Supervisor::new(TABLE, machine);
         let stations =
             supervisor.rows().iter().map(|row| Station::new(row.service())).collect::<Result<_, _>>()?;
@@ -353,7 +355,7 @@ impl Driver {
     fn enter_root(&mut self) {
         let event = match self.roots.enter() {
             Ok(()) => {
-                self.say(6, &format!("init: root entered {}", report::seconds(clock::now())));
+                self.say(NOTICE, &format!("init: root entered {}", report::seconds(clock::now())));
                 Event::RootEntered
             }
             Err(error) => {
@@ -385,9 +387,6 @@ impl Driver {
 
     fn report(&mut self, report: Report) {
         let now = clock::now();
-        if let Report::Stopping(_) = report {
-            self.kmsg.show_notices();
-        }
         let name = |row: RowId| self.supervisor.rows().get(row.index()).map_or("", |row| row.service().name);
         let line = report::line(report, name, now);
         if let Report::Row { row, .. } = report

@@ -35,8 +35,8 @@ pub fn line<'a>(report: Report, name: impl FnOnce(RowId) -> &'a str, now: Moment
 fn words(change: Change) -> (u8, String) {
     let (priority, words) = match change {
         Change::Starting => (7, "starting"),
-        Change::Ready => (6, "ready"),
-        Change::Done => (6, "done"),
+        Change::Ready => (5, "ready"),
+        Change::Done => (5, "done"),
         Change::Exited(outcome) => return (4, format!("ended by itself: {outcome}")),
         Change::NotSpawned => (3, "not started: no process"),
         Change::NeverReady => (4, "not ready: notify pipe closed"),
@@ -45,7 +45,7 @@ fn words(change: Change) -> (u8, String) {
         Change::Stopping => (6, "stopping"),
         Change::Killed => (4, "does not stop: killed"),
         Change::Stuck => (4, "cannot be killed"),
-        Change::Stopped => (6, "stopped"),
+        Change::Stopped => (5, "stopped"),
     };
     (priority, words.to_owned())
 }
@@ -67,7 +67,7 @@ mod tests {
         let row = supervisor.rows()[0].id();
         let report = Report::Row { row, change: Change::Ready };
         let line = line(report, |_| "dhcp-server", Moment::from_micros(4_812_345));
-        assert_eq!(line, Line { priority: 6, text: "init: dhcp-server ready 4.812 s".into() });
+        assert_eq!(line, Line { priority: 5, text: "init: dhcp-server ready 4.812 s".into() });
     }
 
     // Tests of the whole machine look for these words on its consoles after an orderly shutdown.

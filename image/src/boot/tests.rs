@@ -21,7 +21,7 @@ fn sample() -> Tree {
 
 #[test]
 fn the_command_line_names_role_image_and_the_partition_by_the_disk_signature() {
-    let line = command_line(ID);
+    let line = command_line(ID, pi_boot::CONSOLES);
     assert_eq!(line.lines().count(), 1);
     let words: Vec<&str> = line.split_whitespace().collect();
     assert!(words.contains(&"bramble.role=head"));

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 
-/// Not an error, and yet for the eyes of whoever watches the machine go down.
+/// Not an error, and yet for the eyes of whoever watches the machine come up and go down.
 pub const NOTICE: u8 = 5;
 
 /// What kmsg takes in one record is 1024 bytes less its own prefix; more is refused altogether.
@@ -38,7 +38,7 @@ impl Kmsg {
         }
     }
 
-    /// Lets [`NOTICE`]s through to the consoles, which `quiet` keeps to errors: for the way down.
+    /// Lets [`NOTICE`]s through to the consoles, which `quiet` keeps to errors.
     pub fn show_notices(&self) {
         if let Some(mut level) = self.level.as_ref() {
             let _ = level.write(b"6");

@@ -24,5 +24,8 @@ mod sequence;
 pub use config::{AUTOBOOT_LIMIT, Autoboot, CONFIG_LIMIT, Config, DeviceTreeChoice, Facts, LINE_LIMIT};
 pub use model::{DeviceTreeNames, FirmwareVariant, Generation, Model, device_tree_alias, firmware_files};
 pub use prefix::Prefix;
-pub use render::{CONSOLES, KERNEL_SETTINGS, NodeBoot, render_command_line, render_config};
+pub use render::{
+    COMMAND_LINE_PI5, CONSOLES, CONSOLES_PI5, KERNEL_SETTINGS, NodeBoot, PI5_SECTION, render_command_line,
+    render_command_line_pi5, render_config,
+};
 pub use sequence::{Answer, Halt, Loaded, Medium, Next, Request, Sequence, Stage};

@@ -51,6 +51,9 @@ pub fn install(boot: Option<&impl AsRef<Path>>, data: &Path, target: &Path) -> a
     }
     // Read by services of other users.
     write(target, &decision.text).with_context(|| format!("cannot write {}", target.display()))?;
+    // For every service's log, see lib/service; before any of them starts.
+    let level = Config::parse(&decision.text).unwrap_or_default().log.level.as_str();
+    write(&target.with_file_name("log-level"), level).context("cannot write the log level")?;
     if decision.source == Source::Card
         && known.as_ref() != Some(&decision.text)
         && let Err(error) = write(&last_good, &decision.text)

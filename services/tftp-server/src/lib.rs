@@ -86,8 +86,8 @@ fn machine_tree() -> anyhow::Result<(Tree, SocketAddr)> {
     let config = config::Config::load()?;
     let server = config.cluster.address;
     let boot = PathBuf::from(BOOT);
-    let tree =
-        NodeTree::new(&boot, &machine.image, server).with_context(|| format!("cannot serve {BOOT}"))?;
+    let tree = NodeTree::new(&boot, &machine.image, server, config.log.level.as_str())
+        .with_context(|| format!("cannot serve {BOOT}"))?;
     Ok((Tree::Nodes(tree), SocketAddr::new(IpAddr::V4(server), tftp::PORT)))
 }
 

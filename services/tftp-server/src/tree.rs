@@ -111,16 +111,17 @@ pub struct NodeTree {
     boot: Folder,
     image: [u8; 32],
     server: Ipv4Addr,
+    log_level: &'static str,
 }
 
 impl NodeTree {
-    /// Boards will load the files of `boot` and attach `image` (64 hex digits) of `server`.
+    /// Boards will load the files of `boot`, attach `image` (64 hex digits) of `server`, and log at `log_level`.
     ///
     /// # Errors
     /// When the folder cannot be opened or `image` is no SHA-256.
-    pub fn new(boot: &Path, image: &str, server: Ipv4Addr) -> anyhow::Result<Self> {
+    pub fn new(boot: &Path, image: &str, server: Ipv4Addr, log_level: &'static str) -> anyhow::Result<Self> {
         let image = parse_sha256(image).ok_or_else(|| anyhow::anyhow!("{image:?} is no image id"))?;
-        Ok(Self { boot: Folder::open(boot)?, image, server })
+        Ok(Self { boot: Folder::open(boot)?, image, server, log_level })
     }
 
     fn lookup(&self, name: &[u8], cache: &Cache) -> Result<Content, LookupError> {
@@ -133,10 +134,11 @@ impl NodeTree {
         let Some((Prefix::Serial(serial), file)) = Prefix::split(name) else {
             return Err(LookupError::Missing);
         };
-        let node = NodeBoot { serial, image: self.image, server: self.server };
+        let node = NodeBoot { serial, image: self.image, server: self.server, log_level: self.log_level };
         match file {
             "config.txt" => Ok(Arc::new(pi_boot::render_config(&node).into_bytes())),
             "cmdline.txt" => Ok(Arc::new(pi_boot::render_command_line(&node).into_bytes())),
+            pi_boot::COMMAND_LINE_PI5 => Ok(Arc::new(pi_boot::render_command_line_pi5(&node).into_bytes())),
             _ if !is_for_boards(file) => Err(LookupError::Missing),
             _ => match (self.boot_file(file, cache), pi_boot::device_tree_alias(file)) {
                 (Err(LookupError::Missing), Some(alias)) => self.boot_file(alias, cache),

@@ -107,7 +107,7 @@ fn boot_partition() -> (tempfile::TempDir, Tree) {
     fs::write(dir.path().join("start4x.elf"), "").unwrap();
     fs::create_dir(dir.path().join("start4cd.elf")).unwrap();
     fs::create_dir(dir.path().join("0a1b2c3d")).unwrap();
-    let nodes = NodeTree::new(dir.path(), IMAGE, Ipv4Addr::new(10, 77, 0, 1)).unwrap();
+    let nodes = NodeTree::new(dir.path(), IMAGE, Ipv4Addr::new(10, 77, 0, 1), "info").unwrap();
     (dir, Tree::Nodes(nodes))
 }
 
@@ -185,6 +185,6 @@ fn only_the_first_file_of_a_pi_3_is_found_without_prefix() {
 fn image_id_that_is_none_is_refused() {
     let server = Ipv4Addr::LOCALHOST;
     for image in ["", "00", &"g".repeat(64), &"+f".repeat(32), &"0".repeat(65)] {
-        assert!(NodeTree::new(Path::new("/"), image, server).is_err(), "{image}");
+        assert!(NodeTree::new(Path::new("/"), image, server, "info").is_err(), "{image}");
     }
 }

@@ -23,7 +23,7 @@ pub fn serve(root: &Path, flags: &[&str]) -> SocketAddr {
 /// Serves boards from a boot partition's files; ends with the test.
 pub fn serve_boards(boot: &Path) -> SocketAddr {
     let image = "ab".repeat(32);
-    start(Tree::Nodes(NodeTree::new(boot, &image, [10, 77, 0, 1].into()).unwrap()), &[])
+    start(Tree::Nodes(NodeTree::new(boot, &image, [10, 77, 0, 1].into(), "info").unwrap()), &[])
 }
 
 fn start(tree: Tree, flags: &[&str]) -> SocketAddr {
