@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::pool::{Backend, Input, MemberId, MemberState, Output, Pick, Pool, Reached, Settings};
 use crate::upstream::{self, Upstream};
@@ -28,6 +28,7 @@ pub(crate) struct Balancer {
     limits: Limits,
     /// Tells the driver that states or deadlines of the pool have changed.
     pub(crate) changed: Notify,
+    members_changed: watch::Sender<()>,
     run: u32,
     requests: AtomicU64,
 }
@@ -41,6 +42,7 @@ impl Balancer {
             upstream: Arc::default(),
             limits,
             changed: Notify::new(),
+            members_changed: watch::Sender::new(()),
             run,
             requests: AtomicU64::new(0),
         }
@@ -63,8 +65,18 @@ impl Balancer {
     /// Replaces the back ends.
     pub(crate) fn replace(&self, backends: &[Backend]) {
         self.tell(Input::Members(backends));
+        self.members_changed.send_replace(());
         self.sweep();
         self.changed.notify_one();
+    }
+
+    /// Tells of each [`Self::replace`] from now on.
+    pub(crate) fn member_changes(&self) -> watch::Receiver<()> {
+        self.members_changed.subscribe()
+    }
+
+    pub(crate) fn has(&self, id: MemberId) -> bool {
+        self.lock().has(id)
     }
 
     /// Starts the probes that are due.

@@ -254,4 +254,34 @@ mod tests {
         let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
         assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{}", body.len());
     }
+
+    #[tokio::test]
+    async fn a_request_that_a_lost_node_never_answers_goes_to_another() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let bind = || TcpListener::bind("127.0.0.1:0");
+        let (dead, good, front) = tokio::try_join!(bind(), bind(), bind()).expect("loopback has free ports");
+        let backend = |name: &str, listener: &TcpListener| Backend {
+            name: name.into(),
+            address: listener.local_addr().expect("a bound socket has an address"),
+        };
+        let (lost, kept) = (backend("lost", &dead), backend("kept", &good));
+        let address = front.local_addr().expect("a bound socket has an address");
+        let (members, changes) = watch::channel(vec![lost]);
+        let limits =
+            crate::balancer::Limits { response: Duration::from_secs(60), idle: Duration::from_secs(60) };
+        let (ctx, _stop) = service::Context::for_test("load-balancer");
+        tokio::spawn(run(front, Arc::new(Balancer::new(limits)), Entrance::new(16), changes, ctx));
+        let mut client = TcpStream::connect(address).await.expect("the balancer listens");
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("the request is taken");
+        let (mut silent, _) = dead.accept().await.expect("the request gets there");
+        assert!(silent.read(&mut [0; 1024]).await.expect("the request gets there") > 0);
+
+        members.send_replace(vec![kept]);
+        let (mut other, _) = good.accept().await.expect("the request comes again");
+        assert!(other.read(&mut [0; 1024]).await.expect("the request comes again") > 0);
+        other.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("the answer is taken");
+        let mut answer = [0; 12];
+        client.read_exact(&mut answer).await.expect("the answer comes");
+        assert_eq!(&answer, b"HTTP/1.1 204");
+    }
 }

@@ -238,6 +238,11 @@ impl Pool {
         })
     }
 
+    /// Whether the member is still one.
+    pub fn has(&self, id: MemberId) -> bool {
+        self.place.contains_key(&id)
+    }
+
     /// How many members are ready, and how many there are.
     pub fn count(&self) -> (usize, usize) {
         let ready = self.members.iter().filter(|member| matches!(member.state, State::Ready { .. })).count();

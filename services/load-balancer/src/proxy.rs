@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, request};
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
-use tokio::time::timeout;
+use tokio::time::sleep_until;
 
 use crate::balancer::Balancer;
 use crate::driver::Place;
@@ -126,32 +126,47 @@ async fn attempt(
     upload: Option<&Upload>,
 ) -> Result<(Response<Incoming>, Sender), Failure> {
     if let Some(mut sender) = balancer.upstream().take(pick.address) {
-        match send(&mut sender, outgoing, upload, balancer.response_limit()).await {
+        match send(balancer, pick, &mut sender, outgoing, upload).await {
             Err(Failure::Ended(_)) if outgoing.can_be_sent() => balancer.upstream().forget(pick.address),
             outcome => return outcome.map(|response| (response, sender)),
         }
     }
     let mut sender = upstream::connect(pick.address).await.map_err(Failure::Connect)?;
-    let response = send(&mut sender, outgoing, upload, balancer.response_limit()).await?;
+    let response = send(balancer, pick, &mut sender, outgoing, upload).await?;
     Ok((response, sender))
 }
 
 /// Sends the request and waits for the head of the answer.
 async fn send(
+    balancer: &Balancer,
+    pick: &Pick,
     sender: &mut Sender,
     outgoing: &mut Outgoing,
     upload: Option<&Upload>,
-    limit: Duration,
 ) -> Result<Response<Incoming>, Failure> {
     let Some(request) = outgoing.take() else { return Err(Failure::Client) };
     let mut answer = std::pin::pin!(sender.try_send_request(request));
+    let mut changes = balancer.member_changes();
+    let mut deadline = Instant::now() + balancer.response_limit();
     let outcome = loop {
         let was_complete = upload.is_none_or(Upload::has_ended);
-        match timeout(limit, &mut answer).await {
-            Ok(outcome) => break outcome,
+        tokio::select! {
+            biased;
+            outcome = &mut answer => break outcome,
+            // Neither of these is lost when the other comes first.
+            _ = changes.changed() => {
+                // A node without power does not even close its connections.
+                if !balancer.has(pick.id) && outgoing.can_be_sent() {
+                    return Err(Failure::Left);
+                }
+            }
             // A back end owes an answer only after it got the whole request; until then the client's limit holds.
-            Err(_) if was_complete => return Err(Failure::Silent),
-            Err(_) => {}
+            () = sleep_until(deadline.into()) => {
+                if was_complete {
+                    return Err(Failure::Silent);
+                }
+                deadline = Instant::now() + balancer.response_limit();
+            }
         }
     };
     outcome.map_err(|mut error| {

@@ -143,8 +143,9 @@ const KEPT_PER_BACKEND_MAX: usize = 64;
 const KEPT_MAX: usize = 512;
 /// For the end of a message to be seen by both tasks of a connection.
 const SETTLE: Duration = Duration::from_secs(1);
-const DEAD_AFTER: Duration = Duration::from_secs(10);
-const PROBE_AFTER: Duration = Duration::from_secs(3);
+/// On one switch a confirmation takes a millisecond; a back end that reads none of an upload for this long is no better.
+const DEAD_AFTER: Duration = Duration::from_secs(5);
+const PROBE_AFTER: Duration = Duration::from_secs(2);
 /// Of a back end's answer; hyper fails a larger head.
 const HEADER_BYTES_MAX: usize = 32 * 1024;
 /// Per connection and direction; more buys no speed on a gigabit link.

@@ -26,6 +26,8 @@ pub(crate) enum Failure {
     Garbage(#[source] hyper::Error),
     #[error("the node changed the protocol without being asked")]
     Unasked,
+    #[error("the node left the cluster before it answered")]
+    Left,
     #[error("the node did not answer in time")]
     Silent,
     #[error("the body of the request did not arrive")]
@@ -38,20 +40,22 @@ impl Failure {
         match self {
             Self::Connect(_) => Some(Fault::Unreachable),
             Self::Ended(_) | Self::Garbage(_) | Self::Unasked | Self::Silent => Some(Fault::Broken),
-            Self::Refused(_) | Self::NoBackend | Self::Client => None,
+            Self::Refused(_) | Self::NoBackend | Self::Left | Self::Client => None,
         }
     }
 
     /// Whether another back end might do better. After [`Failure::Silent`] the client has waited for long enough.
     pub(crate) fn is_worth_another_try(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::Ended(_))
+        matches!(self, Self::Connect(_) | Self::Ended(_) | Self::Left)
     }
 
     fn status(&self) -> StatusCode {
         match self {
             Self::Refused(refusal) => refusal.status(),
             Self::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Connect(_) | Self::Ended(_) | Self::Garbage(_) | Self::Unasked => StatusCode::BAD_GATEWAY,
+            Self::Connect(_) | Self::Ended(_) | Self::Garbage(_) | Self::Unasked | Self::Left => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::Silent => StatusCode::GATEWAY_TIMEOUT,
             Self::Client => StatusCode::REQUEST_TIMEOUT,
         }
