@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use modules::{Modules, Report, Uevents};
 use nix::errno::Errno;
@@ -31,11 +31,21 @@ pub async fn watch(first: &[(&str, &str)], changed: Rc<Notify>, report: Rc<Repor
         Ok(uevents) => uevents,
         Err(error) => return report.log(Level::Error, format_args!("cannot hear of new devices: {error}")),
     };
-    let began = Instant::now();
-    tell(&modules.coldplug(Path::new("/sys")), &report);
-    report.log(Level::Debug, format_args!("looked at all devices in {} ms", began.elapsed().as_millis()));
+    let look = tokio::time::sleep(LOOK_AFTER);
+    tokio::pin!(look);
+    let mut looked = false;
     loop {
-        let Ok(mut ready) = uevents.readable().await else { return };
+        let mut ready = tokio::select! {
+            // Readiness is a state, not an event: losing it here finds it again.
+            Ok(ready) = uevents.readable() => ready,
+            () = &mut look, if !looked => {
+                looked = true;
+                look_at_all(&mut modules, &report);
+                changed.notify_one();
+                continue;
+            }
+            else => return,
+        };
         loop {
             match uevents.get_ref().next() {
                 Ok(Some(event)) => {
@@ -45,7 +55,7 @@ pub async fn watch(first: &[(&str, &str)], changed: Rc<Notify>, report: Rc<Repor
                 }
                 Ok(None) => break,
                 Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
-                    tell(&modules.coldplug(Path::new("/sys")), &report);
+                    look_at_all(&mut modules, &report);
                 }
                 Err(error) => {
                     return report.log(Level::Error, format_args!("cannot hear of new devices: {error}"));
@@ -55,6 +65,16 @@ pub async fn watch(first: &[(&str, &str)], changed: Rc<Notify>, report: Rc<Repor
         ready.clear_ready();
         changed.notify_one();
     }
+}
+
+/// init has looked at all devices just before it started this process. One that appeared in between would be
+/// missed, so they are looked at again, but not while lease and root are quicker without.
+const LOOK_AFTER: Duration = Duration::from_millis(500);
+
+fn look_at_all(modules: &mut Modules, report: &Reporter) {
+    let began = Instant::now();
+    tell(&modules.coldplug(Path::new("/sys")), report);
+    report.log(Level::Debug, format_args!("looked at all devices in {} ms", began.elapsed().as_millis()));
 }
 
 /// What modules did, as log lines.
