@@ -131,3 +131,35 @@ pub fn is_better(new: &Lease, current: Option<&Lease>, head: Option<Ipv4Addr>) -
     let from_head = |lease: &Lease| Some(lease.server) == head;
     current.is_none_or(|current| from_head(new) && !from_head(current))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(server: u8) -> Lease {
+        Lease {
+            address: Ipv4Addr::new(10, 77, 0, 11),
+            prefix: 16,
+            server: Ipv4Addr::new(10, 77, 0, server),
+            routes: Vec::new(),
+            dns_servers: Vec::new(),
+            ntp_servers: Vec::new(),
+            host_name: None,
+            domain_name: None,
+            domain_search: Vec::new(),
+            mtu: None,
+            lifetime: None,
+            options: dhcp::Options::default(),
+        }
+    }
+
+    #[test]
+    fn any_lease_is_better_than_none_and_the_heads_is_better_than_any_other() {
+        let head = Some(Ipv4Addr::new(10, 77, 0, 1));
+        assert!(is_better(&lease(2), None, head));
+        assert!(is_better(&lease(1), Some(&lease(2)), head));
+        assert!(!is_better(&lease(2), Some(&lease(1)), head));
+        assert!(!is_better(&lease(3), Some(&lease(2)), head), "of two alike the first stays");
+        assert!(!is_better(&lease(1), Some(&lease(1)), head));
+    }
+}
