@@ -51,6 +51,7 @@ fn main() -> ExitCode {
     let machine = boot::machine_role(&kmsg);
     power::catch_ctrl_alt_del();
     boot::load_modules(&kmsg);
+    boot::bring_loopback_up(&kmsg);
     match signals().and_then(|signals| Driver::new(kmsg, signals, machine, started)) {
         Ok(driver) => driver.run(),
         Err(error) => give_up(error, started),

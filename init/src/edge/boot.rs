@@ -1,6 +1,8 @@
 //! The first steps of a boot. Each is tried; none that fails ends the boot, and each failure says what it means.
 
 use std::fs;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use manifest::MachineRole;
@@ -74,6 +76,16 @@ impl Mount {
             Err(Errno::EBUSY) => Ok(()),
             answer => answer,
         }
+    }
+}
+
+/// Services of one machine also meet at 127.0.0.1, before there is any other network.
+pub fn bring_loopback_up(kmsg: &Kmsg) {
+    let up = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+        .and_then(|socket| sys::bring_loopback_up(socket.as_fd()));
+    if let Err(error) = up {
+        kmsg.say(3, &format!("init: loopback: {error}; going on without"));
     }
 }
 

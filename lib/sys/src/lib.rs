@@ -10,6 +10,7 @@
 mod block;
 mod capability;
 mod descriptor;
+mod link;
 mod module;
 mod power;
 mod process;
@@ -18,6 +19,7 @@ mod watchdog;
 pub use block::{block_device_size, reread_partition_table, resize_ext4, resize_partition};
 pub use capability::{drop_bounding_capability, raise_ambient_capability, set_capabilities};
 pub use descriptor::adopt_descriptor;
+pub use link::bring_loopback_up;
 pub use module::{ModuleFile, finit_module};
 pub use power::restart_with_argument;
 pub use process::{End, Fork, exit_immediately, fork, fork_into_cgroup, reap};
