@@ -35,7 +35,7 @@ pub fn format(disk: &Path, offset: u64, size: u64, label: &str, uuid: &str, time
 }
 
 /// Growth is online and in one call (`EXT4_IOC_RESIZE_FS`): `resize_inode` reserves descriptor blocks for it. `uninit_bg`'s
-/// successor `metadata_csum` lets new groups stay uninitialised until used, so growing to 64 GiB takes well under a second.
+/// successor `metadata_csum` lets new groups stay uninitialised until used, so growing to 64 GiB takes 0.8 s under TCG, to 2 TiB 25 s.
 const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,\
                         sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
 

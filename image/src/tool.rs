@@ -51,3 +51,22 @@ fn last_lines(text: &str) -> String {
     let from = lines.len().saturating_sub(3);
     lines.get(from..).unwrap_or_default().join("; ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_is_reported_with_its_package() {
+        let error = find("no-such-program", "some-package").unwrap_err().to_string();
+        assert_eq!(error, "no-such-program is missing: apt install some-package");
+    }
+
+    #[test]
+    fn a_failing_program_is_quoted_on_one_line() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "for word in one two three four; do echo $word >&2; done; exit 3"]);
+        let error = run(&mut command, "fail").unwrap_err().to_string();
+        assert_eq!(error, "sh could not fail: two; three; four");
+    }
+}
