@@ -113,6 +113,7 @@ impl Settings {
         let uplink = Uplink {
             mac: [0x52, 0x54, 0x00, 0x00, 0x00, 0x01],
             forwards: forwards.iter().chain(&self.forwards).copied().collect(),
+            capture: self.pcap,
         };
         Hardware {
             name: if is_head { "head".into() } else { format!("node-{number}") },

@@ -9,7 +9,7 @@
 //!   qemu.log          what QEMU itself said
 //!   kernel initramfs  what the firmware model fetched at the last boot
 //!   card.img          the head's SD card
-//!   port.pcap         with --pcap
+//!   port.pcap         with --pcap; the head also has uplink.pcap
 //!   port.sock qmp.sock
 //! ```
 //! The lock is the truth: the kernel releases it with the process, so a crash cannot leave a cluster "running", and what

@@ -55,6 +55,7 @@ fn main() -> ExitCode {
         }
     };
     println!("{}", cluster.printed.trim_end());
+    let _ = std::io::stdout().flush();
     let (mut passed, mut failed, mut left_out) = (0, 0, 0);
     for (name, step) in STEPS {
         if !wanted.is_empty() && !wanted.iter().any(|word| name.contains(word.as_str())) {
@@ -407,7 +408,8 @@ fn everything_shuts_down_cleanly(cluster: &Cluster) -> Result<()> {
         for said in ["init: services stopped", "init: root released", "init: power off"] {
             ensure!(console.contains(said), "{name} did not say {said:?}; down printed:\n{printed}");
         }
-        let last_boot = console.rsplit("Booting Linux").next().unwrap_or(&console);
+        let last_boot = console.rsplit("-- firmware: starting the kernel").next().unwrap_or(&console);
+        let last_boot = last_boot.split_once('\n').map_or(last_boot, |(_, rest)| rest);
         for word in ["panic", "BUG", "error -", "unmount"] {
             let line =
                 last_boot.lines().find(|line| line.contains(word) && !line.contains("Kernel command line"));

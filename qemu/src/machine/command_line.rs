@@ -35,6 +35,8 @@ pub struct Uplink {
     pub mac: Mac,
     /// Ports of the workstation's loopback that lead into the machine.
     pub forwards: Vec<Forward>,
+    /// Whether to write what passes to `uplink.pcap`.
+    pub capture: bool,
 }
 
 /// A TCP port of 127.0.0.1 that leads to one of the head.
@@ -91,6 +93,9 @@ pub fn arguments(hardware: &Hardware, boot: &Boot<'_>) -> Vec<String> {
             .map(|forward| format!(",hostfwd=tcp:127.0.0.1:{}-:{}", forward.host, forward.guest))
             .collect();
         add("netdev", format!("user,id=uplink,ipv6=off{forwards}"));
+        if uplink.capture {
+            add("object", format!("filter-dump,id=capture,netdev=uplink,file={name}/uplink.pcap"));
+        }
         add(
             "device",
             format!("virtio-net-pci,id=nic1,netdev=uplink,mac={},romfile=,addr=2", Colons(uplink.mac)),
@@ -151,7 +156,7 @@ mod tests {
             memory_mib: 256,
             processors: 1,
             has_card: true,
-            uplink: Some(Uplink { mac: [0x52, 0x54, 0, 0, 0, 1], forwards }),
+            uplink: Some(Uplink { mac: [0x52, 0x54, 0, 0, 0, 1], forwards, capture: false }),
         }
     }
 

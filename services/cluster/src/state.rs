@@ -62,6 +62,7 @@ impl Phase {
 
 /// What is kept of a machine over restarts of the head.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Record {
     /// 8 hex digits, empty while unknown.
     pub serial: String,
@@ -75,6 +76,9 @@ pub struct Record {
     pub model: String,
     /// Boots seen.
     pub boots: u64,
+    /// The kernel's boot id of the boot that was heard of last; tells a node that ran on while its head was away
+    /// from one that was started again.
+    pub boot_id: String,
     /// The last boot that led to a ready machine.
     pub last_boot: Boot,
 }
@@ -227,10 +231,13 @@ impl State {
             node.record.model.clone_from(&beat.model);
             effects.push(Effect::Keep(mac.clone()));
         }
-        let new_boot = node.heartbeat.as_ref().is_none_or(|(last, _)| last.boot_id != beat.boot_id);
-        if new_boot && (node.boot.is_over() || node.phase == Phase::Unknown) {
-            // A boot that the head saw nothing of: the head itself, or the head was away.
-            node.begin_boot(now_us.saturating_sub(beat.now_us), &mut effects);
+        if node.record.boot_id != beat.boot_id {
+            if node.boot.is_over() || node.phase == Phase::Unknown {
+                // A boot that the head saw nothing of: the head itself, or the head was away.
+                node.begin_boot(now_us.saturating_sub(beat.now_us), &mut effects);
+            }
+            node.record.boot_id.clone_from(&beat.boot_id);
+            effects.push(Effect::Keep(mac.clone()));
         }
         if node.boot.add_told(&beat, now_us) {
             node.record.last_boot = node.boot.clone();
@@ -327,6 +334,7 @@ impl Node {
         self.boot = Boot::starting_at(start_us);
         self.heartbeat = None;
         self.record.boots += 1;
+        self.record.boot_id.clear();
         self.enter(Phase::Booting, start_us, effects);
         effects.push(Effect::Keep(self.record.mac.clone()));
         effects.push(Effect::Changed(self.record.mac.clone()));

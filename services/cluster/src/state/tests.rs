@@ -138,6 +138,19 @@ fn records_bring_back_names_after_a_restart_of_the_head() {
     assert!(!node.boot.steps().is_empty(), "the last boot is kept");
 }
 
+#[test]
+fn a_node_that_ran_on_while_its_head_was_away_was_not_started_again() {
+    let mut before = state();
+    before.heartbeat(beat("a", SECOND, true), SECOND);
+    let records: Vec<_> = before.nodes().map(|node| node.record.clone()).collect();
+    let mut after = State::new(config::Config::default().cluster, records, 0);
+    after.heartbeat(beat("a", 90 * SECOND, true), 5 * SECOND);
+    let boots = |state: &State| state.node(MAC).map(|node| node.record.boots);
+    assert_eq!((phase(&after), boots(&after)), (Phase::Ready, Some(1)));
+    after.heartbeat(beat("b", SECOND, true), 30 * SECOND);
+    assert_eq!(boots(&after), Some(2));
+}
+
 /// Anything that can reach the state.
 fn happening() -> impl Strategy<Value = (u8, u8, u8, bool, u32)> {
     (0..12_u8, 0..6_u8, 0..8_u8, any::<bool>(), 0..30_000_000_u32)
