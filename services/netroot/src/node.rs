@@ -208,6 +208,7 @@ impl Node {
         if !same {
             self.configure(&link, &lease);
         }
+        self.take_name(lease.host_name.as_deref());
         self.chosen = Some((link, lease));
         self.start(now);
     }
@@ -229,6 +230,17 @@ impl Node {
         for route in &lease.routes {
             let outcome = self.links.add_route(link.index, route.destination, route.prefix, route.router);
             complain("a route", outcome);
+        }
+    }
+
+    /// The machine is called what the head calls it (RFC 2132 §3.14); it may call it otherwise with a later lease.
+    fn take_name(&self, name: Option<&str>) {
+        let Some(name) = name.filter(|name| nix::unistd::gethostname().is_ok_and(|old| old != **name)) else {
+            return;
+        };
+        match nix::unistd::sethostname(name) {
+            Ok(()) => self.report.log(Level::Info, format_args!("this machine is {name}")),
+            Err(error) => self.report.log(Level::Warning, format_args!("cannot be called {name}: {error}")),
         }
     }
 
