@@ -95,6 +95,14 @@ fn what_is_set_is_in_force() {
     assert!(!format!("{config:?}").contains("0123456789abcdef"), "a token must not reach a log");
 }
 
+#[test]
+fn a_file_full_of_nested_brackets_is_a_mistake_and_not_the_end_of_the_stack() {
+    for nested in ["[", "{a=", "[[", "a."] {
+        let text = format!("a={}", nested.repeat(60_000 / nested.len()));
+        assert!(Config::parse(&text).is_err(), "{nested}");
+    }
+}
+
 proptest! {
     #[test]
     fn no_text_panics_and_every_mistake_has_a_place(text in "\\PC{0,200}|(\\[?[a-z]{1,7}\\]? ?=? ?[\"0-9a-z./-]{0,20}\n){0,12}") {
