@@ -151,3 +151,6 @@ impl Store {
         StoreError::Database { path: self.path.clone(), source }
     }
 }
+
+#[cfg(test)]
+mod tests;
