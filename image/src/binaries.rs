@@ -28,6 +28,10 @@ pub fn build(repository: &Path, profile: &str) -> Result<Binaries> {
         .current_dir(repository)
         .args(["build", "--message-format=json-render-diagnostics", "--target", TARGET, "--profile", profile])
         .args(["-p", "init", "-p", "netroot", "-p", "bramble"])
+        .args(["--config", &without_local_paths(repository)?])
+        // They would replace the flags that .cargo/config.toml gives for the boards.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -55,6 +59,21 @@ pub fn build(repository: &Path, profile: &str) -> Result<Binaries> {
         netroot: read(netroot, "netroot")?,
         bramble: read(bramble, "bramble")?,
     })
+}
+
+/// The setting that keeps the folders of this machine out of the programs (they stand in the places of panics), so that
+/// two checkouts build the same image. It adds to the flags in `.cargo/config.toml`.
+fn without_local_paths(repository: &Path) -> Result<String> {
+    let repository = repository.canonicalize().context("cannot find the repository")?;
+    let cargo_home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(std::env::home_dir()?.join(".cargo")))
+        .context("neither CARGO_HOME nor HOME is set")?;
+    // Of two that fit, rustc takes the last: a cargo home within the repository is still the cargo home.
+    let flags = [(repository, "/bramble"), (cargo_home, "/cargo")]
+        .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
+    // A JSON array of strings is a TOML one, too.
+    Ok(format!("target.{TARGET}.rustflags={}", serde_json::to_string(&flags)?))
 }
 
 fn read(path: Option<PathBuf>, name: &str) -> Result<Vec<u8>> {
