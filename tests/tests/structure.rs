@@ -99,6 +99,77 @@ fn every_folder_is_named_as_its_crate() {
     }
 }
 
+/// Licences that let the image be passed on with nothing but their texts.
+const LICENCES: [&str; 8] =
+    ["MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "0BSD", "ISC", "Unicode-3.0", "Zlib"];
+
+/// Whether an SPDX expression can be satisfied with [`LICENCES`].
+fn is_free(expression: &str) -> bool {
+    // "(A OR B) AND C" is the deepest there is; OR binds weaker than AND, as SPDX has it.
+    let all = |part: &str| {
+        part.split(" AND ").all(|licence| LICENCES.contains(&licence.trim_matches(['(', ')', ' '])))
+    };
+    match expression.split_once(") AND ") {
+        Some((either, and)) => is_free(either.trim_start_matches('(')) && is_free(and),
+        None => expression.replace('/', " OR ").split(" OR ").any(all),
+    }
+}
+
+#[test]
+fn everything_on_the_board_has_a_free_licence_and_no_c_in_it() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        .args(["--filter-platform", "aarch64-unknown-linux-musl"])
+        .current_dir(repository())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("cargo writes JSON");
+    let list = |value: &serde_json::Value| value.as_array().expect("a list").clone();
+    let by_id = |value: &serde_json::Value| -> BTreeMap<String, serde_json::Value> {
+        list(value).into_iter().map(|one| (one["id"].as_str().expect("an id").to_owned(), one)).collect()
+    };
+    let (packages, nodes) = (by_id(&metadata["packages"]), by_id(&metadata["resolve"]["nodes"]));
+    let ours = |package: &serde_json::Value| {
+        package["source"].is_null()
+            && ["init", "netroot", "bramble"].iter().any(|name| package["name"] == *name)
+    };
+    let mut waiting: Vec<String> =
+        packages.iter().filter(|(_, package)| ours(package)).map(|(id, _)| id.clone()).collect();
+    let (mut seen, mut wrong) = (BTreeSet::new(), Vec::new());
+    while let Some(id) = waiting.pop() {
+        if !seen.insert(id.clone()) {
+            continue;
+        }
+        let package = &packages[&id];
+        let licence = package["license"].as_str().unwrap_or("none");
+        if !is_free(licence) || !package["links"].is_null() {
+            wrong.push(format!("{}: licence {licence}, links {}", package["name"], package["links"]));
+        }
+        // Neither what builds nor what tests a package goes onto the board.
+        let linked = |dependency: &&serde_json::Value| {
+            list(&dependency["dep_kinds"]).iter().any(|kind| kind["kind"].is_null())
+        };
+        let dependencies = list(&nodes[&id]["deps"]);
+        let names = dependencies.iter().filter(linked).filter_map(|one| one["pkg"].as_str());
+        waiting.extend(names.map(str::to_owned));
+    }
+    assert!(seen.len() > 50, "only {} packages were looked at", seen.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_choice_of_licences_needs_one_of_them_to_be_free_and_a_sum_all() {
+    for free in
+        ["MIT", "GPL-3.0 OR MIT", "MIT/Apache-2.0", "(MIT OR Apache-2.0) AND Unicode-3.0", "ISC AND MIT"]
+    {
+        assert!(is_free(free), "{free}");
+    }
+    for other in ["none", "GPL-2.0-only", "MIT AND GPL-2.0-only", "(MIT OR Apache-2.0) AND GPL-3.0"] {
+        assert!(!is_free(other), "{other}");
+    }
+}
+
 /// Text files that git tracks, with their content.
 fn sources() -> Vec<(String, String)> {
     let output =
