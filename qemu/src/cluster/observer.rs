@@ -187,8 +187,9 @@ pub(super) const POLL_BUSY: Duration = Duration::from_millis(150);
 /// Between two questions when all is well: seldom enough not to be seen in a guest's processor time.
 const POLL_IDLE: Duration = Duration::from_secs(1);
 
-/// A head that is still starting swallows the question; the next one shall not wait long for that.
-const FIRST_ANSWER_LIMIT: Duration = Duration::from_millis(500);
+/// A head that is still starting swallows questions, even after it has answered one, for its network is not settled;
+/// the next one shall not wait long for that.
+const STARTING_ANSWER_LIMIT: Duration = Duration::from_millis(500);
 
 /// A busy head is slow under emulation.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -213,8 +214,12 @@ async fn observe(machines: Arc<Vec<Machine>>, observed: Arc<Mutex<Observed>>, da
             let _ = machine.order(Order::On).await;
             current = Some((machine, Instant::now()));
         }
-        let answers = lock(&observed).answers;
-        let limit = if answers { ANSWER_LIMIT } else { FIRST_ANSWER_LIMIT };
+        let is_head_up = {
+            let observed = lock(&observed);
+            observed.answers
+                && machines.iter().any(|machine| machine.hardware.has_card && observed.is_ready(machine))
+        };
+        let limit = if is_head_up { ANSWER_LIMIT } else { STARTING_ANSWER_LIMIT };
         let answer = timeout(limit, head_api::nodes(dashboard)).await;
         let all_ready = {
             let mut observed = lock(&observed);
