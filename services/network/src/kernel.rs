@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dhcp::{MacAddr, Route};
@@ -10,6 +11,7 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, CacheIn
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use rtnetlink::packet_route::route::{RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
+use tokio::sync::Mutex;
 
 use crate::links::{Link, place};
 use crate::nft::InterfaceName;
@@ -50,8 +52,11 @@ pub(crate) struct UplinkRoute {
 }
 
 /// A connection to rtnetlink. Cheap to clone.
+///
+/// A socket gives one listing at a time and refuses a second with EBUSY (`__netlink_dump_start`), so listings of all
+/// clones take turns. Each is answered at once by the kernel, so holding the turn across an await is short.
 #[derive(Clone, Debug)]
-pub(crate) struct Kernel(Handle);
+pub(crate) struct Kernel(Handle, Arc<Mutex<()>>);
 
 impl Kernel {
     /// Opens the connection, driven by a task of its own, and a stream that says that links may have changed.
@@ -64,7 +69,7 @@ impl Kernel {
         let (connection, _, changes) =
             rtnetlink::new_multicast_connection(&[MulticastGroup::Link]).map_err(KernelError::Open)?;
         tokio::spawn(connection);
-        Ok((Self(handle), changes.map(|_| ())))
+        Ok((Self(handle, Arc::default()), changes.map(|_| ())))
     }
 
     /// All Ethernet links.
@@ -72,6 +77,7 @@ impl Kernel {
     /// # Errors
     /// The kernel's refusal.
     pub(crate) async fn links(&self) -> Result<Vec<Link>, KernelError> {
+        let _turn = self.1.lock().await;
         let links = self.0.link().get().execute().try_collect::<Vec<LinkMessage>>().await;
         Ok(links.map_err(KernelError::Links)?.iter().filter_map(read_link).collect())
     }
@@ -150,6 +156,7 @@ impl Kernel {
     }
 
     async fn address_messages(&self, index: u32) -> Result<Vec<AddressMessage>, KernelError> {
+        let _turn = self.1.lock().await;
         let request = self.0.address().get().set_link_index_filter(index);
         let messages: Vec<_> = request.execute().try_collect().await.map_err(KernelError::Addresses)?;
         Ok(messages.into_iter().filter(|message| local_address(message).is_some()).collect())
