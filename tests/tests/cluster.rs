@@ -267,8 +267,8 @@ fn a_killed_service_comes_back_and_keeps_its_log(cluster: &Cluster) -> Result<()
     for machine in ["head", "node-1"] {
         let rows = cluster.services(machine)?;
         for (service, state, pid, restarts) in rows {
-            // netroot is the root's keeper; oneshots have no process; the agent carries our own orders.
-            if state != "ready" || matches!(service.as_str(), "netroot" | "agent" | "cluster") {
+            // Oneshots have no process; agent and cluster carry our own orders and come below.
+            if state != "ready" || matches!(service.as_str(), "agent" | "cluster") {
                 continue;
             }
             let log = cluster.ask(machine, &format!("logs/{service}"))?;
